@@ -1,0 +1,52 @@
+# Everything sets itself up in .venv/: Python (3.10 to 3.13, with venv) and make are all it needs.
+PYTHON ?= python3
+AIRFLOW ?= 3.3
+ALL_AIRFLOWS = 2.11 3.0 3.1 3.2 3.3
+
+VENV = .venv/$(AIRFLOW)
+UV = .venv/uv/bin/uv
+
+.PHONY: help demo airflow test test-slow test-all lint constraints clean
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(VENV)/ready ## Run a shift hand-over against a local Splashify, and print who got what
+	$(VENV)/bin/python dags/demo/run.py
+
+airflow: $(VENV)/ready ## The same in Airflow's UI, with the inbox page beside it (Ctrl-C stops both)
+	$(VENV)/bin/python dags/demo/ui.py
+
+test: $(VENV)/ready ## Run the fast tests on Airflow 3.3 (AIRFLOW=2.11 for another)
+	$(VENV)/bin/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/ready ## Run the tests that install wheels and run whole DAGs
+	$(VENV)/bin/python -m pytest -m slow
+
+test-all: ## Run all tests on every Airflow minor version
+	set -e; for version in $(ALL_AIRFLOWS); do \
+	  echo "== Airflow $$version"; $(MAKE) --no-print-directory test test-slow AIRFLOW=$$version; done
+
+lint: $(VENV)/ready ## Check style and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+constraints: $(UV) ## Renew the pins in constraints/
+	set -e; for version in $(ALL_AIRFLOWS); do \
+	  $(UV) pip compile --quiet --universal --python-version 3.10 --upgrade --no-header --no-annotate \
+	    --no-emit-package airflow-provider-splashify --group dev \
+	    -o constraints/airflow-$$version.txt pyproject.toml constraints/airflow-$$version.in; done
+
+clean: ## Remove everything that was set up
+	rm -rf .venv .demo dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+$(UV):
+	@$(PYTHON) -m venv .venv/uv || { echo "Python's venv module is missing (Debian: apt-get install python3-venv)"; exit 1; }
+	@.venv/uv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints/uv.txt uv
+
+$(VENV)/ready: pyproject.toml constraints/airflow-$(AIRFLOW).txt | $(UV)
+	@echo "Setting up Airflow $(AIRFLOW) in $(VENV) ..."
+	@$(UV) venv --quiet --clear --python $(PYTHON) $(VENV)
+	@VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --compile-bytecode -c constraints/airflow-$(AIRFLOW).txt \
+	  "apache-airflow==$(AIRFLOW).*" --group dev -e .
+	@touch $@

@@ -1,0 +1,159 @@
+"""
+``make demo``: one shift hand-over, from an empty folder to a table of who holds what.
+
+Starts the sandbox, fills a SQLite database with a team, and runs the DAG through Airflow twice: once with an
+agent on the roster who is disabled in Splashify, and once more after she has been enabled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from contextlib import closing
+from datetime import datetime, timezone
+from pathlib import Path
+
+import seed
+
+from splashify_provider.sandbox.server import Sandbox
+from splashify_provider.sandbox.workspace import DEFAULT_KEY
+
+DAGS = Path(__file__).resolve().parent.parent
+HOME = DAGS.parent / ".demo"
+DAG_ID = "splashify_shift_handover"
+
+
+def airflow_environment(sandbox: Sandbox, database: Path) -> dict[str, str]:
+    """Give the environment in which Airflow knows the DAG, the sandbox and the database, and nothing else."""
+    connections = {
+        "SPLASHIFY_DEFAULT": {"conn_type": "splashify", "password": DEFAULT_KEY, "host": sandbox.base_url},
+        "SUPPORT_DB": {"conn_type": "sqlite", "host": str(database)},
+    }
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")},
+        "AIRFLOW_HOME": str(HOME / "airflow"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "PYTHONWARNINGS": "ignore",  # Airflow's own; the tests look at ours
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        **{f"AIRFLOW_CONN_{name}": json.dumps(value) for name, value in connections.items()},
+    }
+
+
+def run_dag(environment: dict[str, str], at: datetime, log: Path) -> float:
+    """Run the DAG once in this moment, and return how many seconds that took."""
+    started = time.monotonic()
+    with log.open("w") as output:
+        process = subprocess.run(
+            ["airflow", "dags", "test", DAG_ID, at.isoformat()],  # noqa: S607 - the one of this environment
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    if "Marking run" not in log.read_text():
+        sys.exit(f"Airflow could not run the DAG (exit code {process.returncode}); see {log}")
+    return time.monotonic() - started
+
+
+def holders(sandbox: Sandbox) -> Counter[str]:
+    """Count each agent's open conversations in Splashify."""
+    chats = sandbox.workspace.conversations.values()
+    return Counter(chat.agent_email or "(unassigned)" for chat in chats if chat.open)
+
+
+def report(sandbox: Sandbox, before: Counter[str], events: list[dict[str, object]]) -> None:
+    """Print who held how many before and after, and what became of each request."""
+    after = holders(sandbox)
+    names = {agent.email: agent for agent in sandbox.workspace.agents.values()}
+    print(f"\n    {'agent':<24} {'before':>7} {'after':>7}")
+    for email in ["(unassigned)", *sorted(names, key=lambda email: (-after[email], email))]:
+        note = "" if email not in names or names[email].active else "   disabled in Splashify"
+        change = after[email] - before[email]
+        print(f"    {email:<24} {before[email]:>7} {after[email]:>7} {f'{change:+d}' if change else '':>6}{note}")
+    outcomes = Counter(
+        "assigned" if event["status"] == 200 else f"{event['message']}" + (f": {event['to']}" if event["message"] == "Agent inactive" else "")
+        for event in events
+    )
+    meaning = {
+        "assigned": "moved to somebody on duty, and written back to the database",
+        "Conversation not found": "skipped: resolved in Splashify since the table was written",
+        "Too many requests": "held back by the rate limit, then sent again",
+    }
+    print()
+    for outcome, count in outcomes.most_common():
+        print(f"    {count:>4}  {outcome}" + (f" - {meaning[outcome]}" if outcome in meaning else ""))
+
+
+def main() -> None:
+    """Run the demo."""
+    shutil.rmtree(HOME, ignore_errors=True)
+    (HOME / "airflow").mkdir(parents=True)
+    database, now = HOME / "support.db", datetime.now(timezone.utc)
+    team = seed.make_team(now)
+    seed.write_database(database, team)
+    with Sandbox(team.sandbox) as sandbox:
+        environment = airflow_environment(sandbox, database)
+        print(f"Sandbox (a local Splashify) on {sandbox.url}, roster and conversations in {database}")
+        print("Preparing Airflow's SQLite database ...", flush=True)
+        subprocess.run(
+            ["airflow", "db", "migrate"],  # noqa: S607 - the one of this environment
+            env=environment,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        on_duty = seed.shift_at(now)
+        print(f"\n1. The {on_duty} shift takes over: {', '.join(map(seed.email, seed.TEAMS[on_duty]))}", flush=True)
+        before, seen = holders(sandbox), len(sandbox.workspace.events)
+        seconds = run_dag(environment, now, HOME / "run-1.log")
+        report(sandbox, before, list(sandbox.workspace.events)[: len(sandbox.workspace.events) - seen])
+        failed = sum(event["message"] == "Agent inactive" for event in sandbox.workspace.events)
+        print(
+            f"\n    {seconds:.0f} s, one task a conversation. The run is red: {failed} tasks failed at once, without "
+            "using up retries. Each log ends with:\n"
+        )
+        reason = next(
+            line.split("Exception: ", 1)[1]
+            for line in (HOME / "run-1.log").read_text().splitlines()
+            if "AirflowFailException: " in line
+        )
+        print(textwrap.indent(textwrap.fill(reason, 92), "      | "))
+
+        print(f"\n2. Somebody enables {team.disabled} in Splashify, and the same run is repeated", flush=True)
+        sandbox.workspace.agents[team.disabled].active = True
+        before, seen = holders(sandbox), len(sandbox.workspace.events)
+        seconds = run_dag(environment, now, HOME / "run-2.log")
+        report(sandbox, before, list(sandbox.workspace.events)[: len(sandbox.workspace.events) - seen])
+        print(f"\n    {seconds:.0f} s. Only what had failed was sent; nobody else's conversations moved.")
+        check_written_back(sandbox, database)
+    print(
+        "\nNothing is left running. Next:\n"
+        "    make airflow                            the same in Airflow's UI, with the inbox page beside it\n"
+        "    python -m splashify_provider.sandbox    the sandbox alone, for your own DAGs\n"
+        "    dags/splashify_shift_handover.py        the DAG, to copy and change\n"
+        f"    {HOME}/run-1.log   what Airflow logged"
+    )
+
+
+def check_written_back(sandbox: Sandbox, database: Path) -> None:
+    """Compare the table with Splashify, and say so."""
+    with closing(sqlite3.connect(database)) as connection:
+        rows = connection.execute("SELECT user_phone_number, agent_email FROM conversations").fetchall()
+    table = {"".join(filter(str.isdigit, phone)): agent for phone, agent in rows}
+    chats = [chat for chat in sandbox.workspace.conversations.values() if chat.open]
+    different = sum(table[chat.user_phone_number] != chat.agent_email for chat in chats)
+    if different:
+        sys.exit(f"    {different} of {len(chats)} open conversations have another agent in the table than in Splashify!")
+    print(f"    The table agrees with Splashify on all {len(chats)} open conversations.")
+
+
+if __name__ == "__main__":
+    main()

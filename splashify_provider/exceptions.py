@@ -1,0 +1,349 @@
+"""
+Everything that can go wrong, as types.
+
+::
+
+    SplashifyError
+    ├── InvalidPhoneNumberError, InvalidAgentEmailError   (also ValueError)   nothing was sent
+    ├── SplashifyConfigurationError                       the connection is wrong; nothing was sent
+    ├── SplashifyConnectionError                          no usable answer: DNS, TLS, timeout, reset   *
+    └── SplashifyAPIError(status_code, message)
+        ├── AuthenticationError                           401
+        ├── PermissionDeniedError                         403: plan, suspended account, IP allowlist
+        ├── AgentNotFoundError                            400
+        ├── AgentInactiveError                            400
+        ├── ConversationNotFoundError                     400: the caller decides, fail or skip
+        ├── BadRequestError                               any other 4xx
+        ├── RateLimitError(retry_after)                   429                                          *
+        ├── ServerError                                   5xx                                          *
+        └── UnexpectedResponseError                       anything that is neither success nor the above
+
+    * ``retryable``: waiting may heal it. All others need a person.
+
+Every text says what happened, to which number (its last four digits) and what to do about it. Neither
+the API key nor a whole phone number is ever part of one.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import math
+import re
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Seven digits or more, however they are grouped: what a phone number looks like inside a sentence.
+_PHONE_NUMBER_IN_TEXT = re.compile(r"\+?\d(?:[\s().\-]*\d){6,}")
+_LONGEST_QUOTE = 200
+
+
+def mask_phone_number(phone_number: str) -> str:
+    """
+    Shorten a phone number to what logs and errors may show: its last four digits.
+
+    :param phone_number: A number in any form.
+    :return: ``…`` and the last four digits.
+    """
+    return "…" + "".join(char for char in phone_number if char.isdigit())[-4:]
+
+
+def quote(text: object) -> str:
+    """
+    Make text from outside fit for a log line: one line, short, phone numbers masked.
+
+    :param text: Anything that was typed by a person or sent by a server.
+    :return: Printable text of at most 200 characters.
+    """
+    line = " ".join("".join(char if char.isprintable() else " " for char in str(text)).split())
+    line = _PHONE_NUMBER_IN_TEXT.sub(lambda match: mask_phone_number(match.group()), line)
+    return line if len(line) <= _LONGEST_QUOTE else line[: _LONGEST_QUOTE - 1] + "…"
+
+
+class SplashifyError(Exception):
+    """
+    Base of every error this package raises.
+
+    :param message: What happened and what to do about it.
+    """
+
+    retryable = False
+    retry_after: float | None = None
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class InvalidPhoneNumberError(SplashifyError, ValueError):
+    """The phone number can't be read with certainty. Nothing was sent."""
+
+
+class InvalidAgentEmailError(SplashifyError, ValueError):
+    """The agent's e-mail address is missing or malformed. Nothing was sent."""
+
+
+class SplashifyConfigurationError(SplashifyError):
+    """The Airflow connection or an argument is wrong. Nothing was sent."""
+
+
+class SplashifyConnectionError(SplashifyError):
+    """No usable answer arrived: DNS, TLS, refused, reset, timed out, cut off."""
+
+    retryable = True
+
+
+class SplashifyAPIError(SplashifyError):
+    """
+    Splashify answered, and the answer is not a success.
+
+    :param status_code: The HTTP status of the answer.
+    :param message: What happened and what to do about it.
+    """
+
+    def __init__(self, status_code: int, message: str) -> None:
+        super().__init__(message)
+        self.args = (status_code, message)  # so that the error survives pickling
+        self.status_code = status_code
+
+
+class AuthenticationError(SplashifyAPIError):
+    """The API key is invalid, missing or replaced by a newer one."""
+
+
+class PermissionDeniedError(SplashifyAPIError):
+    """
+    The key is known but may not do this.
+
+    :param status_code: The HTTP status of the answer.
+    :param message: What happened and what to do about it.
+    :param ip: This worker's address as Splashify saw it, where its IP allowlist is the reason.
+    """
+
+    def __init__(self, status_code: int, message: str, ip: str | None = None) -> None:
+        super().__init__(status_code, message)
+        self.ip = ip
+
+
+class AgentNotFoundError(SplashifyAPIError):
+    """No team member has this e-mail address."""
+
+
+class AgentInactiveError(SplashifyAPIError):
+    """The team member exists, but their access is disabled."""
+
+
+class ConversationNotFoundError(SplashifyAPIError):
+    """The customer has no open conversation. Normal traffic: chats resolve themselves after a silence."""
+
+
+class BadRequestError(SplashifyAPIError):
+    """Splashify refused the request for a reason that has no type of its own."""
+
+
+class RateLimitError(SplashifyAPIError):
+    """
+    The key's budget of requests is used up.
+
+    :param status_code: The HTTP status of the answer.
+    :param message: What happened and what to do about it.
+    :param retry_after: Seconds until Splashify wants to hear from us again; None if it didn't say.
+    """
+
+    retryable = True
+
+    def __init__(self, status_code: int, message: str, retry_after: float | None = None) -> None:
+        super().__init__(status_code, message)
+        self.retry_after = retry_after
+
+
+class ServerError(SplashifyAPIError):
+    """Splashify failed on its side."""
+
+    retryable = True
+
+
+class UnexpectedResponseError(SplashifyAPIError):
+    """An answer outside the documented contract: a redirect, a 200 without ``result: true``, no JSON."""
+
+
+# The reasons a 400 is documented to give (public-api/chat-assignment), with their remedies.
+_DOCUMENTED_REASONS: dict[str, tuple[type[SplashifyAPIError], str]] = {
+    "agent not found": (
+        AgentNotFoundError,
+        "Agent not found: {agent} is not a member of this Splashify workspace, so {phone} was not assigned. "
+        "Add them under Settings → Team (or correct the address), then clear this task.",
+    ),
+    "agent inactive": (
+        AgentInactiveError,
+        "Agent inactive: {agent} is a member of this Splashify workspace but their access is disabled, so "
+        "{phone} was not assigned. Enable them under Settings → Team (or take them off the roster), then "
+        "clear this task.",
+    ),
+    "conversation not found": (
+        ConversationNotFoundError,
+        "Conversation not found: {phone} has no open conversation in Splashify. It has been resolved, or the "
+        "customer must write first. Set on_conversation_not_found='skip' where that is normal.",
+    ),
+}
+
+
+def error_from_response(
+    status_code: int,
+    headers: Mapping[str, str],
+    body: str,
+    *,
+    conn_id: str,
+    user_phone_number: str | None = None,
+    agent_email: str | None = None,
+    now: datetime | None = None,
+) -> SplashifyAPIError | None:
+    """
+    Read an answer of the assignment API.
+
+    :param status_code: The HTTP status.
+    :param headers: The answer's headers, looked up case-insensitively by the mapping itself.
+    :param body: The answer's body, without the API key in it.
+    :param conn_id: The Airflow connection to name where the key or the address is at fault.
+    :param user_phone_number: The number that was sent; only its last four digits are used.
+    :param agent_email: The agent who was sent.
+    :param now: The time against which a ``Retry-After`` date is measured; the clock's unless given.
+    :return: The error that the answer is, or None if it is a success: 200 and ``result`` true.
+    """
+    payload = _json_object(body)
+    # `message` in the public envelope, `error` in the one of Splashify's gateway and app routes.
+    said = next((value for key in ("message", "error") if isinstance(value := payload.get(key), str)), "")
+    answer = f"HTTP {status_code}" + (f": {quote(said)}" if said.strip() else "")
+    phone = mask_phone_number(user_phone_number) if user_phone_number else "the conversation"
+    done = "released" if agent_email == "" else "assigned"
+
+    if status_code == HTTPStatus.OK:
+        if payload.get("result") is True:
+            return None
+        return UnexpectedResponseError(
+            status_code,
+            f"Splashify answered ({answer}) without confirming that {phone} was {done} (no `result: true`). "
+            f"Look into the inbox, and check that the Base URL of connection {conn_id!r} is Splashify's API.",
+        )
+    if status_code == HTTPStatus.BAD_REQUEST:
+        for reason, (error, text) in _DOCUMENTED_REASONS.items():
+            if reason in " ".join(said.split()).casefold():
+                return error(status_code, text.format(agent=quote(agent_email), phone=phone))
+    if status_code == HTTPStatus.UNAUTHORIZED:
+        return AuthenticationError(
+            status_code,
+            f"Splashify does not accept the API key of connection {conn_id!r} ({answer}). Making a new key "
+            "ends the old one at once: copy the current one from Settings → Developer into the "
+            "connection's API key, then clear this task.",
+        )
+    if status_code == HTTPStatus.FORBIDDEN:
+        return _permission_denied(status_code, payload, answer, conn_id)
+    if status_code == HTTPStatus.TOO_MANY_REQUESTS:
+        retry_after = _retry_after(headers, payload, now or datetime.now(timezone.utc))
+        wait = "did not say for how long" if retry_after is None else f"asks to wait {retry_after:.0f} s"
+        return RateLimitError(
+            status_code,
+            f"Rate limit reached: {phone} was not {done}, and Splashify {wait}. The limit counts everything "
+            f"that uses the key of connection {conn_id!r}; Airflow's retries will try again.",
+            retry_after,
+        )
+    if status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return ServerError(
+            status_code,
+            f"Splashify failed on its side ({answer}) while {phone} was being {done}. Repeating is safe: let "
+            "Airflow's retries try again; if it lasts, ask Splashify's support.",
+        )
+    if status_code >= HTTPStatus.BAD_REQUEST:
+        return BadRequestError(
+            status_code,
+            f"Splashify refused the request, and {phone} was not {done} ({answer}). "
+            + (
+                f"There is no such address: the Base URL of connection {conn_id!r} must end in the API's "
+                "version, as in https://apis.splashifypro.com/api/v1."
+                if status_code == HTTPStatus.NOT_FOUND
+                else "The request itself is at fault, so repeating it won't help."
+            ),
+        )
+    location = headers.get("Location")
+    return UnexpectedResponseError(
+        status_code,
+        f"Splashify answered {answer}"
+        + (f", a redirect to {quote(location.split('?')[0])}" if location else "")
+        + f"; {phone} was not {done}. Redirects are never followed: they would turn the request into a page "
+        f"view that answers 200. Correct the Base URL of connection {conn_id!r}.",
+    )
+
+
+def _permission_denied(
+    status_code: int, payload: dict[str, Any], answer: str, conn_id: str
+) -> PermissionDeniedError:
+    """Tell the three forms of 403 apart: IP allowlist, plan, and the rest."""
+    if payload.get("code") == "ip_blocked":
+        ip = _ip_address(payload.get("ip"))
+        return PermissionDeniedError(
+            status_code,
+            f"Splashify's IP allowlist refuses this worker's address {ip or '(not named)'} ({status_code} "
+            f"ip_blocked). Add {ip or 'it'} to the allowlist in Splashify's settings, then clear this task.",
+            ip,
+        )
+    if payload.get("error") == "plan_required":
+        reason = "the workspace's plan does not include the public API (Growth, Advanced and Enterprise do)"
+    else:
+        reason = "the plan lacks the public API, or the WhatsApp account is suspended"
+    return PermissionDeniedError(
+        status_code,
+        f"Splashify knows the key of connection {conn_id!r} but does not permit this ({answer}): {reason}. "
+        "An admin of the workspace can mend that; then clear this task.",
+    )
+
+
+def _json_object(body: str) -> dict[str, Any]:
+    try:
+        payload = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return payload if isinstance(payload, dict) else {}
+
+
+def _ip_address(value: object) -> str | None:
+    try:
+        return str(ipaddress.ip_address(str(value)))
+    except ValueError:
+        return None
+
+
+def _retry_after(headers: Mapping[str, str], payload: dict[str, Any], now: datetime) -> float | None:
+    """
+    Read ``Retry-After``: the header (seconds or a date), then the JSON body.
+
+    RFC 9110 defines the header; Splashify's SDK says "the response body includes Retry-After".
+    """
+    in_body = {str(key).lower().replace("_", "").replace("-", ""): value for key, value in payload.items()}
+    for value in (headers.get("Retry-After"), in_body.get("retryafter")):
+        seconds = _seconds(value, now)
+        if seconds is not None:
+            return seconds
+    return None
+
+
+def _seconds(value: object, now: datetime) -> float | None:
+    if value is None or isinstance(value, bool):
+        return None
+    try:
+        seconds = float(str(value))
+    except ValueError:
+        try:
+            date = parsedate_to_datetime(str(value))
+        except ValueError:
+            return None
+        seconds = (date.replace(tzinfo=date.tzinfo or timezone.utc) - now).total_seconds()
+        return max(0.0, seconds)
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None

@@ -1,0 +1,238 @@
+"""
+What people type into a phone number field, to the digits Splashify's API takes.
+
+The vendor wants country code and number, "pure digits" (public-api/chat-assignment): ``919876543210``.
+Stripping everything else is how messages reach strangers: ten Indian digits without their 91 are an
+Iranian number. So a number is either read with certainty or refused.
+"""
+
+from __future__ import annotations
+
+import numbers
+import re
+import unicodedata
+from decimal import Decimal
+from typing import NoReturn
+from urllib.parse import unquote
+
+import phonenumbers
+from phonenumbers import PhoneNumberFormat
+
+from splashify_provider.exceptions import (
+    InvalidPhoneNumberError,
+    SplashifyConfigurationError,
+    mask_phone_number,
+    quote,
+)
+
+_API_FORM = re.compile(r"[0-9]{8,15}")
+_SPREADSHEET_FLOAT = re.compile(r"(\+?[0-9]{7,})\.0{1,2}")
+_SCIENTIFIC = re.compile(r"\+?[0-9]+([.,][0-9]+)?[eE]\+?[0-9]+")
+# Their digits are always a full international number, with or without a plus.
+_WHATSAPP_LINK = re.compile(
+    r"(?:https?://)?(?:wa\.me/|(?:api|web)\.whatsapp\.com/send/?\?(?:[^#]*&)?phone=)\+?([0-9]+)(?:[/?&#].*)?",
+    re.IGNORECASE,
+)
+_WHATSAPP_ID = re.compile(r"\+?([0-9]+)@(?:s\.whatsapp\.net|c\.us)", re.IGNORECASE)
+_SCHEME = re.compile(r"(?:tel|whatsapp):", re.IGNORECASE)
+# At most seven digits: longer ones are a second number, not an extension.
+_EXTENSION = re.compile(r"\s*(?:;ext=|,{2,}|#|(?:ext(?:ension|n)?|x)[.:]?)\s*[0-9]{1,7}$", re.IGNORECASE)
+_PHONE_CONTEXT = re.compile(r"([^;]*);phone-context=(\+[0-9]+)", re.IGNORECASE)
+_PUNCTUATION = frozenset("0123456789 +-().[]/~")
+# Real WhatsApp ids that the numbering plans (and so the library) no longer know: Mexican mobiles keep
+# the 1 after the country code, Brazilian ones of before 2016 lack the 9. The library judges the rest.
+_MEXICAN_WHATSAPP_ID = re.compile(r"52(1)([0-9]{10})")
+_BRAZILIAN_WHATSAPP_ID = re.compile(r"(55[0-9]{2})([6-9][0-9]{7})")
+
+
+def normalize_phone_number(raw: object, default_region: str | None = None) -> str:
+    """
+    Turn a phone number as people, spreadsheets and CRMs write it into the API's form.
+
+    Text of digits only has up to two readings: international, as the API wants it, and national in
+    ``default_region``. If both are valid and differ, the number is refused; so is everything else that
+    can't be read with certainty.
+
+    :param raw: The number: text in any common notation, or an integral number.
+    :param default_region: The region whose national numbers are understood, as ISO 3166-1 alpha-2
+        ("IN"). Without it only numbers with their country code are.
+    :return: 8 to 15 ASCII digits, country code first, no plus.
+    :raises InvalidPhoneNumberError: If the number can't be read with certainty; the text says why.
+    :raises SplashifyConfigurationError: If ``default_region`` is not a region.
+    """
+    region = _region(default_region)
+    text = _ascii(_text(raw)).strip(" '`").strip()
+    if not text:
+        _refuse("The phone number is empty.")
+    if _SCIENTIFIC.fullmatch(text):
+        _refuse(
+            "The phone number is in a spreadsheet's scientific notation (as 9.19877E+11), which has lost "
+            "digits. Format the column as text and export it again."
+        )
+    if match := _WHATSAPP_LINK.fullmatch(unquote(text)) or _WHATSAPP_ID.fullmatch(text):
+        digits = match[1]
+        return _only_reading(digits, _international(digits))
+    if re.search(r"@(g\.us|lid|broadcast|newsletter)$", text, re.IGNORECASE):
+        _refuse("This is the WhatsApp id of a group or a hidden user, not of a phone number.")
+
+    text = _bare_number(text)
+    digits = "".join(char for char in text if char.isdigit())
+    if "+" in text:
+        return _only_reading(digits, _international(digits))
+    if digits.startswith("00"):
+        readings = {_international(digits[2:]), region and _national(digits, region)}
+    elif text == digits:
+        readings = {_international(digits), region and _national(digits, region)}
+    elif region is None:
+        _refuse(
+            f"{mask_phone_number(digits)} is written like a national number, and no default region is set. Write "
+            "it with + and the country code, or set default_region in the connection."
+        )
+    else:
+        national = _national(digits, region)
+        readings = {national}
+        # "65 8123 4567" is an Indian number to the Indian numbering plan, but a Singaporean one to
+        # whoever typed it: only the plan's own grouping says that it was meant nationally.
+        if national and not _is_grouped_nationally(text, national):
+            readings.add(_international(digits))
+    return _only_reading(digits, *readings)
+
+
+def _region(default_region: str | None) -> str | None:
+    region = (default_region or "").strip().upper()
+    if region and region not in phonenumbers.SUPPORTED_REGIONS:
+        raise SplashifyConfigurationError(
+            f"default_region {quote(default_region)!r} is not a region. Give the two letters of ISO 3166-1, such "
+            "as IN, GB or US."
+        )
+    return region or None
+
+
+def _text(raw: object) -> str:
+    """Accept text, and numbers that still have all their digits."""
+    if isinstance(raw, str):
+        return raw
+    if isinstance(raw, (numbers.Real, Decimal)) and not isinstance(raw, bool):
+        try:
+            whole = int(raw)
+        except (ValueError, OverflowError):  # NaN, infinity
+            whole = 0
+        if 0 < whole < 10**15 and whole == raw:
+            return str(whole)
+        _refuse("The phone number is a number that can't be one: NaN, zero, negative, too large or a fraction.")
+    _refuse(
+        "The phone number is missing (None)."
+        if raw is None
+        else f"A phone number must be text, not {type(raw).__name__}."
+    )
+
+
+def _ascii(text: str) -> str:
+    """Drop invisible formatting, and write digits, dashes, spaces and brackets of any script in ASCII."""
+    out = []
+    for char in text:
+        category = unicodedata.category(char)
+        if category == "Cf":  # direction marks, zero-width spaces, soft hyphens: copied along from chats and PDFs
+            continue
+        if category == "Nd":
+            out.append(str(unicodedata.digit(char)))
+        elif category == "Pd" or char in "\u2212\u30fc":  # minus sign; the long vowel mark used as a dash
+            out.append("-")
+        elif category == "Zs":
+            out.append(" ")
+        elif char in "\u2018\u2019":
+            out.append("'")
+        elif category[0] in "PS":
+            out.append(unicodedata.normalize("NFKC", char))
+        else:
+            out.append(char)
+    return "".join(out)
+
+
+def _bare_number(text: str) -> str:
+    """Take off scheme, extension and doubled plus signs; refuse what is not one number."""
+    if match := _SPREADSHEET_FLOAT.fullmatch(text):
+        text = match[1]
+    if match := _SCHEME.match(text):
+        text = text[match.end() :]
+    if match := _PHONE_CONTEXT.fullmatch(text):  # RFC 3966: a local number and the prefix it lacks
+        text = match[1] if match[1].lstrip().startswith("+") else match[2] + match[1]
+    text = _EXTENSION.sub("", text)
+    text = re.sub(r"^[ (\[]*\+[+ ]*", "+", text.strip())
+    strange = sorted(set(text) - _PUNCTUATION)
+    if any(char.isalpha() for char in strange):
+        _refuse("The phone number contains letters. Write it in digits, with the country code.")
+    halves = [sum(char.isdigit() for char in half) for half in text.split("/")]
+    digits = sum(halves)
+    if (
+        "+" in text[1:]
+        or (len(halves) > 1 and min(halves) >= 6)
+        or digits > 15
+        or any(char in ",;|&\n\r\t" for char in strange)
+    ):
+        _refuse(
+            f"There is more than one phone number here, or one that is too long ({digits} digits, ending in "
+            f"{mask_phone_number(text)}). Give one number of at most 15 digits."
+        )
+    if strange:
+        _refuse(f"The phone number contains {strange[0]!r}, which no phone number does.")
+    return text
+
+
+def _international(digits: str) -> str | None:
+    if match := _MEXICAN_WHATSAPP_ID.fullmatch(digits):
+        if _valid("+52" + match[2], None):
+            return digits
+    elif (match := _BRAZILIAN_WHATSAPP_ID.fullmatch(digits)) and _valid(f"+{match[1]}9{match[2]}", None):
+        return digits
+    return _valid("+" + digits, None)
+
+
+def _national(digits: str, region: str) -> str | None:
+    valid = _valid(digits, region)
+    if valid is None and region == "BR":
+        return _international("55" + digits)
+    return valid
+
+
+def _valid(text: str, region: str | None) -> str | None:
+    """Return the number's E.164 digits if its numbering plan knows it, else None."""
+    try:
+        parsed = phonenumbers.parse(text, region)
+    except phonenumbers.NumberParseException:
+        return None
+    if not phonenumbers.is_valid_number(parsed):
+        return None
+    return phonenumbers.format_number(parsed, PhoneNumberFormat.E164)[1:]
+
+
+def _is_grouped_nationally(text: str, number: str) -> bool:
+    national = phonenumbers.format_number(phonenumbers.parse("+" + number), PhoneNumberFormat.NATIONAL)
+    return re.findall("[0-9]+", text) == re.findall("[0-9]+", national)
+
+
+def _only_reading(digits: str, *readings: str | None) -> str:
+    """Return the one valid reading, or refuse."""
+    valid = sorted({reading for reading in readings if reading})
+    if len(valid) > 1:
+        regions = " and ".join(
+            f"a valid {phonenumbers.region_code_for_number(phonenumbers.parse('+' + reading)) or 'international'} "
+            f"number ending in {mask_phone_number(reading)}"
+            for reading in valid
+        )
+        _refuse(
+            f"{mask_phone_number(digits)} has two readings, {regions}, and guessing would reach the wrong person. "
+            "Write it with + and the country code."
+        )
+    if not valid:
+        _refuse(
+            f"{mask_phone_number(digits)} ({len(digits)} digits) is not a valid phone number. Write it with + and "
+            "the country code, or set default_region in the connection if it is a national one."
+        )
+    if not _API_FORM.fullmatch(valid[0]):
+        _refuse(f"{mask_phone_number(digits)} is not 8 to 15 digits long with its country code.")
+    return valid[0]
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise InvalidPhoneNumberError(f"{reason} Nothing was sent.")

@@ -1,0 +1,291 @@
+"""The sandbox's HTTP side: the documented contract, kept strictly, and scenarios that break it on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import secrets
+import socket
+import struct
+import threading
+import time
+from email.utils import formatdate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from splashify_provider.sandbox.workspace import Workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+    from types import TracebackType
+
+# A key of this form is accepted too, and answers everything with the scenario it names.
+SCENARIO_KEY_PREFIX = "sk_sandbox_"
+API = "/api/v1/public/assignment/"
+_PAGE = Path(__file__).with_name("inbox.html")
+_HTML_ERROR = "<html><head><title>{0}</title></head><body><center><h1>{0}</h1></center><hr>nginx</body></html>"
+
+
+def _answer(status: int, message: str, **headers: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """Give an answer in the public API's envelope."""
+
+    async def handler(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"result": status == 200, "message": message}, status=status, headers=headers)
+
+    return handler
+
+
+def _body(status: int, body: str, content_type: str = "application/json", **headers: str) -> Callable[..., Any]:
+    """Give any other answer, whatever its form."""
+
+    async def handler(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=status, text=body, content_type=content_type, headers=headers)
+
+    return handler
+
+
+def _redirect(status: int) -> Callable[..., Any]:
+    return _body(status, "", "text/html", Location=API)
+
+
+async def _rate_limited_until(_: web.Request) -> web.StreamResponse:
+    headers = {"Retry-After": formatdate(time.time() + 3, usegmt=True)}
+    return web.json_response({"result": False, "message": "Too many requests"}, status=429, headers=headers)
+
+
+async def _truncated(request: web.Request) -> web.StreamResponse:
+    """Promise a body and close the connection in its middle."""
+    response = web.StreamResponse(headers={"Content-Length": "58", "Content-Type": "application/json"})
+    await response.prepare(request)
+    await response.write(b'{"result": tr')
+    if request.transport is not None:
+        request.transport.close()
+    return response
+
+
+async def _reset(request: web.Request) -> web.StreamResponse:
+    """Reset the connection instead of answering."""
+    if request.transport is not None:
+        connection = request.transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        request.transport.abort()
+    return web.Response()
+
+
+async def _hang(_: web.Request) -> web.StreamResponse:
+    await asyncio.sleep(3600)
+    return web.Response()
+
+
+# How a request can be answered other than by the contract. Chosen for a phone number or a key.
+SCENARIOS: dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]] = {
+    "agent_not_found": _answer(400, "Agent not found"),
+    "agent_inactive": _answer(400, "Agent inactive"),
+    "conversation_not_found": _answer(400, "Conversation not found"),
+    "bad_request": _answer(400, "Something else is wrong"),
+    "unauthorized": _answer(401, "Invalid API key"),
+    "plan_required": _body(403, json.dumps({"success": False, "error": "plan_required"})),
+    "account_suspended": _answer(403, "WhatsApp account suspended"),
+    "ip_blocked": _body(
+        403,
+        json.dumps(
+            {
+                "success": False,
+                "code": "ip_blocked",
+                "ip": "203.0.113.45",
+                "message": "Access denied — 203.0.113.45 is not on the allowlist",
+            }
+        ),
+    ),
+    "not_found": _body(404, _HTML_ERROR.format("404 Not Found"), "text/html"),
+    "rate_limited": _answer(429, "Too many requests"),
+    "rate_limited_header": _answer(429, "Too many requests", **{"Retry-After": "2"}),
+    "rate_limited_date": _rate_limited_until,
+    "rate_limited_body": _body(429, json.dumps({"result": False, "message": "Too many requests", "Retry-After": 2})),
+    "rate_limited_long": _answer(429, "Too many requests", **{"Retry-After": "600"}),
+    "server_error": _body(500, _HTML_ERROR.format("500 Internal Server Error"), "text/html"),
+    "bad_gateway": _body(502, _HTML_ERROR.format("502 Bad Gateway"), "text/html"),
+    "unavailable": _body(503, _HTML_ERROR.format("503 Service Unavailable"), "text/html"),
+    "gateway_timeout": _body(504, _HTML_ERROR.format("504 Gateway Timeout"), "text/html"),
+    "result_false": _body(200, '{"result": false, "message": "Not now"}'),
+    "no_result": _body(200, '{"message": "Chat Assigned Successfully"}'),
+    "not_json": _body(200, _HTML_ERROR.format("Welcome"), "text/html"),
+    "empty": _body(200, ""),
+    "truncated_json": _body(200, '{"result": tr'),
+    "redirect_301": _redirect(301),
+    "redirect_302": _redirect(302),
+    "redirect_307": _redirect(307),
+    "redirect_308": _redirect(308),
+    "truncated": _truncated,
+    "reset": _reset,
+    "hang": _hang,
+}
+
+
+def build_app(workspace: Workspace, latency: float = 0.0) -> web.Application:
+    """
+    Build the web application.
+
+    :param workspace: The state it serves and changes.
+    :param latency: Seconds that every API answer takes longer.
+    :return: The application, to be run by aiohttp.
+    """
+
+    async def assignment(request: web.Request) -> web.StreamResponse:
+        if latency:
+            await asyncio.sleep(latency)
+        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+        scenario_of_key = key.removeprefix(SCENARIO_KEY_PREFIX) if key.startswith(SCENARIO_KEY_PREFIX) else None
+        if scheme != "Basic" or not (key in workspace.keys or scenario_of_key in SCENARIOS):
+            workspace.record(401, "Invalid API key")
+            return web.json_response({"result": False, "message": "Invalid API key"}, status=401)
+        if wait := workspace.hit(key):
+            workspace.record(429, "Too many requests")
+            return web.json_response(
+                {"result": False, "message": "Too many requests", "Retry-After": math.ceil(wait)}, status=429
+            )
+        try:
+            payload = await request.json() if request.content_type == "application/json" else None
+        except ValueError:
+            payload = None
+        phone, agent, problem = _fields(payload)
+        if scenario := workspace.take_scenario(phone) or workspace.take_scenario(key) or scenario_of_key:
+            status = 0  # none was sent: the client gave up first
+            try:
+                response = await SCENARIOS[scenario](request)
+                status = response.status
+            finally:
+                workspace.record(status, f"scenario {scenario}", phone, agent)
+            return response
+        conversation = workspace.conversations.get(phone)
+        was = conversation.agent_email if conversation else None
+        status, message = (400, problem) if problem else workspace.assign(phone, agent)
+        workspace.record(status, message, phone, agent or None, was)
+        return web.json_response({"result": status == 200, "message": message}, status=status)
+
+    async def moved(_: web.Request) -> web.StreamResponse:
+        workspace.record(301, "no trailing slash")
+        raise web.HTTPMovedPermanently(API)
+
+    async def page(_: web.Request) -> web.StreamResponse:
+        nonce = secrets.token_urlsafe(16)
+        policy = (
+            f"default-src 'none'; connect-src 'self'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; "
+            "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        )
+        return web.Response(
+            text=_PAGE.read_text(encoding="utf-8").replace("NONCE", nonce),
+            content_type="text/html",
+            headers={"Content-Security-Policy": policy, "Cache-Control": "no-store"},
+        )
+
+    async def state(_: web.Request) -> web.StreamResponse:
+        return web.json_response(workspace.as_json(), headers={"Cache-Control": "no-store"})
+
+    async def change_agent(request: web.Request) -> web.StreamResponse:
+        agent = workspace.agents.get(request.match_info["email"])
+        active = (await request.json()).get("active")
+        if agent is None or not isinstance(active, bool):
+            raise web.HTTPBadRequest(text="An existing agent, and active: true or false.")
+        agent.active = active
+        workspace.version += 1
+        return web.json_response(workspace.as_json())
+
+    async def change_scenario(request: web.Request) -> web.StreamResponse:
+        scenario = (await request.json()).get("scenario")
+        try:
+            if scenario is not None:
+                check_scenario(str(scenario))
+        except ValueError as error:
+            raise web.HTTPBadRequest(text=str(error)) from None
+        workspace.set_scenario(request.match_info["subject"], scenario)
+        return web.json_response(workspace.as_json())
+
+    app = web.Application()
+    app.router.add_post(API, assignment)
+    # Where a followed 301 ends: a GET that answers 200 and assigns nothing.
+    app.router.add_get(API, _body(200, "This address takes POST.", "text/plain"))
+    app.router.add_route("*", API.rstrip("/"), moved)
+    app.router.add_get("/", page)
+    app.router.add_get("/sandbox/state", state)
+    app.router.add_put("/sandbox/agents/{email}", change_agent)
+    app.router.add_put("/sandbox/scenarios/{subject}", change_scenario)
+    return app
+
+
+def check_scenario(scenario: str) -> None:
+    """
+    Refuse a scenario that doesn't exist.
+
+    :param scenario: A name, with or without a count behind it.
+    :raises ValueError: Naming those that exist.
+    """
+    name, _, times = scenario.partition(":")
+    if name not in SCENARIOS or not (times or "1").isdecimal():
+        raise ValueError(f"There is no scenario {scenario!r}. There are: {', '.join(SCENARIOS)}.")
+
+
+def _fields(payload: object) -> tuple[str, str, str]:
+    """Read the request: phone number, agent (empty to release), and what is wrong with it."""
+    if not isinstance(payload, dict):
+        return "", "", "The body must be a JSON object"
+    phone, agent = payload.get("user_phone_number"), payload.get("agent_email") or ""
+    if not phone:
+        return "", "", "user_phone_number is required"
+    if not isinstance(phone, str) or not (phone.isascii() and phone.isdigit()):
+        return "", "", "user_phone_number must contain digits only"
+    if not isinstance(agent, str):
+        return phone, "", "agent_email must be a string"
+    return phone, agent, ""
+
+
+class Sandbox:
+    """
+    A sandbox in a thread of this process, for tests and scripts.
+
+    ::
+
+        with Sandbox({"agents": [...], "conversations": [...]}) as sandbox:
+            requests.post(sandbox.base_url + "/public/assignment/", ...)
+
+    :param seed: What the workspace holds; see :meth:`Workspace.load`.
+    :param port: The TCP port on loopback; any free one by default.
+    :param latency: Seconds that every API answer takes longer.
+    :param workspace: Further arguments of :class:`Workspace`.
+    """
+
+    def __init__(
+        self, seed: Mapping[str, Any] | Path | None = None, *, port: int = 0, latency: float = 0.0, **workspace: Any
+    ) -> None:
+        self.workspace = Workspace(**workspace)
+        self.workspace.load(seed)
+        for name, _ in self.workspace.scenarios.values():
+            check_scenario(name)
+        self._latency = latency
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._socket = socket.create_server(("127.0.0.1", port), backlog=512)
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self.base_url = self.url + "/api/v1"
+
+    def __enter__(self) -> Sandbox:
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _start(self) -> None:
+        app = build_app(self.workspace, self._latency)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
+        await self._runner.setup()
+        await web.SockSite(self._runner, self._socket).start()

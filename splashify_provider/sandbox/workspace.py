@@ -1,0 +1,202 @@
+"""What a Splashify workspace holds: agents, conversations, keys with their rate limit, and what happened."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter, deque
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+DEFAULT_KEY = "sk_live_sandbox"
+_EVENTS_KEPT = 200
+_DEFAULT_SEED = Path(__file__).with_name("default_seed.json")
+
+
+@dataclass
+class Agent:
+    """A team member. ``active`` is false where their access is disabled."""
+
+    email: str
+    name: str = ""
+    active: bool = True
+
+
+@dataclass
+class Conversation:
+    """A customer's chat and who holds it: an agent's e-mail, or None for unassigned."""
+
+    user_phone_number: str
+    name: str = ""
+    agent_email: str | None = None
+    open: bool = True
+    moved_at: float | None = None
+
+
+class SlidingWindow:
+    """
+    So many requests in any period of this length; refused ones don't count.
+
+    :param limit: Requests.
+    :param period: Seconds.
+    :param clock: Gives the time in seconds.
+    """
+
+    def __init__(self, limit: int, period: float, clock: Callable[[], float]) -> None:
+        self._limit, self._period, self._clock = limit, period, clock
+        self._hits: deque[float] = deque()
+
+    def used(self) -> int:
+        """Count the requests in the period that ends now."""
+        now = self._clock()
+        while self._hits and self._hits[0] <= now - self._period:
+            self._hits.popleft()
+        return len(self._hits)
+
+    def hit(self) -> float:
+        """
+        Take one request from the budget.
+
+        :return: 0 if there was one, else the seconds until there will be.
+        """
+        if self.used() < self._limit:
+            self._hits.append(self._clock())
+            return 0.0
+        return self._hits[0] + self._period - self._clock()
+
+
+@dataclass
+class Workspace:
+    """
+    The sandbox's whole state.
+
+    :param keys: The API keys that are accepted.
+    :param rate_limit: Requests per ``window`` and key.
+    :param window: Seconds.
+    :param clock: Gives the time in seconds.
+    """
+
+    keys: frozenset[str] = frozenset({DEFAULT_KEY})
+    rate_limit: int = 100
+    window: float = 60.0
+    clock: Callable[[], float] = time.monotonic
+    agents: dict[str, Agent] = field(default_factory=dict)
+    conversations: dict[str, Conversation] = field(default_factory=dict)
+    # By phone number or key: the scenario's name, and how many requests it is still for (None: all).
+    scenarios: dict[str, tuple[str, int | None]] = field(default_factory=dict)
+    windows: dict[str, SlidingWindow] = field(default_factory=dict)
+    answers: Counter[int] = field(default_factory=Counter)
+    events: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=_EVENTS_KEPT))
+    version: int = 0
+
+    def load(self, seed: Mapping[str, Any] | Path | None = None) -> None:
+        """
+        Add what a seed describes.
+
+        :param seed: ``agents`` and ``conversations`` (lists of their fields) and ``scenarios`` (by phone
+            number or key), as a mapping or a JSON file; a small example workspace unless given.
+        """
+        if seed is None or isinstance(seed, Path):
+            seed = json.loads((seed or _DEFAULT_SEED).read_text(encoding="utf-8"))
+        for agent in seed.get("agents", []):
+            self.agents[agent["email"]] = Agent(**agent)
+        for conversation in seed.get("conversations", []):
+            self.conversations[conversation["user_phone_number"]] = Conversation(**conversation)
+        for subject, scenario in seed.get("scenarios", {}).items():
+            self.set_scenario(subject, scenario)
+        self.version += 1
+
+    def set_scenario(self, subject: str, scenario: str | None) -> None:
+        """
+        Choose how requests are answered.
+
+        :param subject: A customer's phone number (digits) or an API key.
+        :param scenario: A name of :data:`splashify_provider.sandbox.server.SCENARIOS`, with ``:2`` behind it
+            for the next two requests only; None for the ordinary answer.
+        """
+        if scenario is None:
+            self.scenarios.pop(subject, None)
+            return
+        name, _, times = scenario.partition(":")
+        self.scenarios[subject] = (name, int(times) if times else None)
+
+    def take_scenario(self, subject: str) -> str | None:
+        """
+        Find the scenario for a request, and count it off.
+
+        :param subject: The request's phone number or key.
+        :return: The scenario's name, if there is one.
+        """
+        if subject not in self.scenarios:
+            return None
+        name, times = self.scenarios[subject]
+        if times is not None:
+            self.set_scenario(subject, f"{name}:{times - 1}" if times > 1 else None)
+        return name
+
+    def hit(self, key: str) -> float:
+        """Take one request from a key's budget; see :meth:`SlidingWindow.hit`."""
+        if key not in self.windows:
+            self.windows[key] = SlidingWindow(self.rate_limit, self.window, self.clock)
+        return self.windows[key].hit()
+
+    def assign(self, phone: str, agent_email: str) -> tuple[int, str]:
+        """
+        Assign a customer's conversation, or release it with an empty agent.
+
+        :return: The HTTP status, and the API's words for it.
+        """
+        if agent_email and agent_email not in self.agents:
+            return 400, "Agent not found"
+        if agent_email and not self.agents[agent_email].active:
+            return 400, "Agent inactive"
+        conversation = self.conversations.get(phone)
+        if conversation is None or not conversation.open:
+            return 400, "Conversation not found"
+        holder = agent_email or None
+        if conversation.agent_email != holder:
+            conversation.moved_at = time.time()
+        conversation.agent_email = holder
+        return 200, "Chat Assigned Successfully" if agent_email else "Chat Unassigned Successfully"
+
+    def record(self, status: int, message: str, phone: str = "", agent: str | None = None, was: str | None = None) -> None:
+        """Keep what was answered, for the page and for tests."""
+        self.version += 1
+        self.answers[status] += 1
+        conversation = self.conversations.get(phone)
+        self.events.appendleft(
+            {
+                "time": time.time(),
+                "status": status,
+                "message": message,
+                "user_phone_number": phone,
+                "name": conversation.name if conversation else "",
+                "from": was,
+                "to": agent,
+            }
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the whole state as JSON values."""
+        return {
+            "version": self.version,
+            "now": time.time(),
+            "agents": [asdict(agent) for agent in self.agents.values()],
+            "conversations": [asdict(conversation) for conversation in self.conversations.values()],
+            "scenarios": {
+                subject: name if times is None else f"{name}:{times}"
+                for subject, (name, times) in self.scenarios.items()
+            },
+            "requests": {
+                "total": sum(self.answers.values()),
+                "by_status": {str(status): count for status, count in sorted(self.answers.items())},
+                "in_window": sum(window.used() for window in self.windows.values()),
+                "rate_limit": self.rate_limit,
+                "window": self.window,
+            },
+            "events": list(self.events),
+        }
