@@ -179,19 +179,18 @@ class UnexpectedResponseError(SplashifyAPIError):
 _DOCUMENTED_REASONS: dict[str, tuple[type[SplashifyAPIError], str]] = {
     "agent not found": (
         AgentNotFoundError,
-        "Agent not found: {agent} is not a member of this Splashify workspace, so {phone} was not assigned. "
-        "Add them under Settings → Team (or correct the address), then clear this task.",
+        "Agent not found: {agent} is not in this Splashify workspace; {phone} was not assigned. Add them under "
+        "Settings → Team (or correct the address), then clear this task.",
     ),
     "agent inactive": (
         AgentInactiveError,
-        "Agent inactive: {agent} is a member of this Splashify workspace but their access is disabled, so "
-        "{phone} was not assigned. Enable them under Settings → Team (or take them off the roster), then "
-        "clear this task.",
+        "Agent inactive: {agent} is disabled in Splashify; {phone} was not assigned. Enable them under Settings → "
+        "Team (or take them off the roster), then clear this task.",
     ),
     "conversation not found": (
         ConversationNotFoundError,
-        "Conversation not found: {phone} has no open conversation in Splashify. It has been resolved, or the "
-        "customer must write first. Set on_conversation_not_found='skip' where that is normal.",
+        "Conversation not found: {phone} has no open conversation. It was resolved, or the customer must write "
+        "first; where that is normal, set on_conversation_not_found='skip'.",
     ),
 }
 

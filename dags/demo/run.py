@@ -27,15 +27,12 @@ from splashify_provider.sandbox.workspace import DEFAULT_KEY
 
 DAGS = Path(__file__).resolve().parent.parent
 HOME = DAGS.parent / ".demo"
+DATABASE = HOME / "support.db"
 DAG_ID = "splashify_shift_handover"
 
 
-def airflow_environment(sandbox: Sandbox, database: Path) -> dict[str, str]:
-    """Give the environment in which Airflow knows the DAG, the sandbox and the database, and nothing else."""
-    connections = {
-        "SPLASHIFY_DEFAULT": {"conn_type": "splashify", "password": DEFAULT_KEY, "host": sandbox.base_url},
-        "SUPPORT_DB": {"conn_type": "sqlite", "host": str(database)},
-    }
+def airflow_environment() -> dict[str, str]:
+    """Give the environment of an Airflow that knows the DAGs beside this folder, and nothing else."""
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")},
         "AIRFLOW_HOME": str(HOME / "airflow"),
@@ -43,8 +40,37 @@ def airflow_environment(sandbox: Sandbox, database: Path) -> dict[str, str]:
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "PYTHONWARNINGS": "ignore",  # Airflow's own; the tests look at ours
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-        **{f"AIRFLOW_CONN_{name}": json.dumps(value) for name, value in connections.items()},
     }
+
+
+def airflow(environment: dict[str, str], *command: str) -> None:
+    """Run an Airflow command, and stop with what it said if it fails."""
+    result = subprocess.run(
+        ["airflow", *command],  # noqa: S607 - the one of this environment
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if result.returncode:
+        sys.exit(f"{result.stdout}\nairflow {command[0]} {command[1]} failed.")
+
+
+def prepare(sandbox: Sandbox, team: seed.Team) -> dict[str, str]:
+    """Make the team's database, and an Airflow with its two connections. Return Airflow's environment."""
+    environment = airflow_environment()
+    seed.write_database(DATABASE, team)
+    print(f"Sandbox (a local Splashify) on {sandbox.url}, roster and conversations in .demo/{DATABASE.name}")
+    print("Preparing Airflow's SQLite database ...", flush=True)
+    airflow(environment, "db", "migrate")
+    connections = {
+        "splashify_default": {"conn_type": "splashify", "password": DEFAULT_KEY, "host": sandbox.base_url},
+        "support_db": {"conn_type": "sqlite", "host": str(DATABASE)},
+    }
+    for name, connection in connections.items():
+        airflow(environment, "connections", "add", name, "--conn-json", json.dumps(connection))
+    return environment
 
 
 def run_dag(environment: dict[str, str], at: datetime, log: Path) -> float:
@@ -96,20 +122,10 @@ def main() -> None:
     """Run the demo."""
     shutil.rmtree(HOME, ignore_errors=True)
     (HOME / "airflow").mkdir(parents=True)
-    database, now = HOME / "support.db", datetime.now(timezone.utc)
+    now = datetime.now(timezone.utc)
     team = seed.make_team(now)
-    seed.write_database(database, team)
     with Sandbox(team.sandbox) as sandbox:
-        environment = airflow_environment(sandbox, database)
-        print(f"Sandbox (a local Splashify) on {sandbox.url}, roster and conversations in {database}")
-        print("Preparing Airflow's SQLite database ...", flush=True)
-        subprocess.run(
-            ["airflow", "db", "migrate"],  # noqa: S607 - the one of this environment
-            env=environment,
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        environment = prepare(sandbox, team)
         on_duty = seed.shift_at(now)
         print(f"\n1. The {on_duty} shift takes over: {', '.join(map(seed.email, seed.TEAMS[on_duty]))}", flush=True)
         before, seen = holders(sandbox), len(sandbox.workspace.events)
@@ -133,19 +149,20 @@ def main() -> None:
         seconds = run_dag(environment, now, HOME / "run-2.log")
         report(sandbox, before, list(sandbox.workspace.events)[: len(sandbox.workspace.events) - seen])
         print(f"\n    {seconds:.0f} s. Only what had failed was sent; nobody else's conversations moved.")
-        check_written_back(sandbox, database)
+        check_written_back(sandbox)
     print(
         "\nNothing is left running. Next:\n"
-        "    make airflow                            the same in Airflow's UI, with the inbox page beside it\n"
-        "    python -m splashify_provider.sandbox    the sandbox alone, for your own DAGs\n"
-        "    dags/splashify_shift_handover.py        the DAG, to copy and change\n"
-        f"    {HOME}/run-1.log   what Airflow logged"
+        "    make airflow                        the same in Airflow's UI, with the inbox page beside it\n"
+        "    dags/splashify_shift_handover.py    the DAG, to copy and change\n"
+        "    .demo/run-1.log                     what Airflow logged\n"
+        "    .venv/3.3/bin/python -m splashify_provider.sandbox\n"
+        "                                        the local Splashify alone, for DAGs of your own"
     )
 
 
-def check_written_back(sandbox: Sandbox, database: Path) -> None:
+def check_written_back(sandbox: Sandbox) -> None:
     """Compare the table with Splashify, and say so."""
-    with closing(sqlite3.connect(database)) as connection:
+    with closing(sqlite3.connect(DATABASE)) as connection:
         rows = connection.execute("SELECT user_phone_number, agent_email FROM conversations").fetchall()
     table = {"".join(filter(str.isdigit, phone)): agent for phone, agent in rows}
     chats = [chat for chat in sandbox.workspace.conversations.values() if chat.open]

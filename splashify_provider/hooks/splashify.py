@@ -308,7 +308,12 @@ def _connection_error(error: requests.RequestException, settings: Settings) -> S
     if isinstance(error, requests.exceptions.ProxyError):
         what = "the proxy can't be reached or refuses. Check the proxies of the connection or the environment"
     elif isinstance(error, requests.exceptions.SSLError):
-        what = "TLS failed: the certificate is not trusted, or the port doesn't speak TLS. Check Base URL and verify"
+        untrusted = re.search(r"certificate verify failed: ([^(\[]+)", text)
+        what = (
+            f"its certificate is not trusted ({untrusted[1].strip()}). Check Base URL and verify"
+            if untrusted
+            else "TLS failed. Check that host and port of the Base URL speak https"
+        )
     elif isinstance(error, requests.exceptions.ConnectTimeout):
         what = f"no connection within {settings.timeouts[0]:g} s. Check that this worker may reach it"
     elif isinstance(error, requests.exceptions.ReadTimeout):

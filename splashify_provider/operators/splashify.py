@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, BaseOperator
 
@@ -71,11 +71,9 @@ class _ConversationOperator(BaseOperator):
         except ConversationNotFoundError as error:
             if self.on_conversation_not_found == "skip":
                 raise AirflowSkipException(str(error)) from None
-            raise AirflowFailException(str(error)) from error
+            self._fail(error)
         except SplashifyError as error:
-            if error.retryable:
-                raise
-            raise AirflowFailException(str(error)) from error
+            self._fail(error)
         return _summary(
             "assigned" if result.agent_email else "released",
             result.user_phone_number,
@@ -92,6 +90,13 @@ class _ConversationOperator(BaseOperator):
             raise SplashifyConfigurationError(
                 f"max_run_age must be a timedelta, such as timedelta(hours=8), not {self.max_run_age!r}."
             )
+
+    def _fail(self, error: SplashifyError) -> NoReturn:
+        # Said on a line of its own as well: Airflow 3's UI puts the stack trace below the exception's text.
+        self.log.error("%s", error)
+        if error.retryable:
+            raise error
+        raise AirflowFailException(str(error)) from error
 
     def _send(self) -> AssignmentResult:
         raise NotImplementedError

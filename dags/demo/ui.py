@@ -1,0 +1,102 @@
+"""``make airflow``: the demo's team in a real Airflow, with its UI and the sandbox's inbox page, until Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import suppress
+from datetime import datetime, timezone
+
+import run
+import seed
+
+from splashify_provider.sandbox.server import Sandbox
+
+PORT = int(os.environ.get("AIRFLOW_PORT", "8080"))
+SANDBOX_PORT = int(os.environ.get("SANDBOX_PORT", "8765"))
+
+
+def interrupt(*_: object) -> None:
+    """Stop on SIGTERM as on Ctrl-C, also where a shell has told its children to ignore the latter."""
+    raise KeyboardInterrupt
+
+
+def is_healthy(url: str) -> bool:
+    """Tell whether Airflow's web server and scheduler are up."""
+    with suppress(OSError), urllib.request.urlopen(f"{url}/api/v2/monitor/health", timeout=5) as answer:  # noqa: S310
+        return b'"scheduler":{"status":"healthy"' in answer.read().replace(b" ", b"")
+    return False
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End Airflow and everything it has started."""
+    for sign, patience in ((signal.SIGTERM, 15), (signal.SIGKILL, 5)):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, sign)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            try:
+                os.killpg(process.pid, 0)
+            except ProcessLookupError:
+                return
+            time.sleep(0.2)
+
+
+def main() -> None:
+    """Run Airflow and the sandbox until interrupted."""
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, interrupt)
+    shutil.rmtree(run.HOME, ignore_errors=True)
+    (run.HOME / "airflow").mkdir(parents=True)
+    url = f"http://127.0.0.1:{PORT}"
+    team = seed.make_team(datetime.now(timezone.utc))
+    with Sandbox(team.sandbox, port=SANDBOX_PORT) as sandbox:
+        environment = {
+            **run.prepare(sandbox, team),
+            "AIRFLOW__API__HOST": "127.0.0.1",
+            "AIRFLOW__API__PORT": str(PORT),
+            "AIRFLOW__API__BASE_URL": url,
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+            "AIRFLOW__CORE__PARALLELISM": "4",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+            "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
+        }
+        print("Starting Airflow (half a minute or so) ...", flush=True)
+        with (run.HOME / "airflow.log").open("w") as log:
+            process = subprocess.Popen(
+                ["airflow", "standalone"],  # noqa: S607 - the one of this environment
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            while not is_healthy(url):
+                if process.poll() is not None:
+                    sys.exit("Airflow did not start; see .demo/airflow.log")
+                time.sleep(1)
+            print(
+                f"\n    Airflow   {url}/dags/{run.DAG_ID}\n    Inboxes   {sandbox.url}/\n\n"
+                f"Trigger the DAG, and watch the inboxes. {team.disabled} is on the roster but disabled in Splashify:\n"
+                "her tasks fail. Read one's log, enable her on the inbox page, clear the task, and it turns green.\n"
+                "Ctrl-C stops everything.",
+                flush=True,
+            )
+            process.wait()
+            sys.exit("Airflow has stopped by itself; see .demo/airflow.log")
+        except KeyboardInterrupt:
+            print("\nStopping ...", flush=True)
+        finally:
+            stop(process)
+    print("Stopped.")
+
+
+if __name__ == "__main__":
+    main()
