@@ -96,7 +96,7 @@ class _Reader:
                 ", ".join(quote(name) for name in unknown),
                 ", ".join(sorted(known)),
             )
-        given = {name: value for name, value in arguments.items() if value is not None}
+        given = {name: value for name, value in arguments.items() if value not in (None, "")}
         self._values = {**extra, **given}
 
     def read(self) -> Settings:

@@ -287,7 +287,7 @@ class _RawKey(AuthBase):
         return request
 
 
-_backoff = wait_exponential_jitter(initial=0.5, max=8, jitter=1)
+_backoff = wait_exponential_jitter(max=8, jitter=1)
 
 
 def _is_worth_another_try(error: BaseException) -> bool:

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import ssl
+import tempfile
+import threading
+
+# Before anything imports Airflow.
+os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="splashify-tests-")
+os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "True"
+for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+    del os.environ[name]
+
+import pytest
+
+from splashify_provider.hooks.splashify import SplashifyHook
+from splashify_provider.sandbox.server import Sandbox
+from splashify_provider.sandbox.workspace import DEFAULT_KEY
+
+ADA, BEN, DAN = "ada@example.com", "ben@example.com", "dan@example.com"  # Dan is disabled
+PHONE = "12025550101"
+CLOSED = "12025550111"
+
+
+@pytest.fixture
+def sandbox():
+    with Sandbox() as running:
+        yield running
+
+
+@pytest.fixture
+def connect(monkeypatch):
+    """Define the connection ``splashify_default`` (or another) from its fields."""
+
+    def define(host="", password=DEFAULT_KEY, conn_id="splashify_default", **fields):
+        document = {"conn_type": "splashify", "host": host, "password": password, **fields}
+        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(document))
+
+    return define
+
+
+@pytest.fixture
+def sleeps():
+    """The seconds a hook has slept, without having slept them."""
+    return []
+
+
+@pytest.fixture
+def hook(sandbox, connect, sleeps):
+    connect(sandbox.base_url)
+    return SplashifyHook(sleep=sleeps.append)
+
+
+@pytest.fixture
+def log(caplog):
+    """Everything that is logged, by Airflow's task logger (which doesn't propagate) as well as by libraries."""
+    tasks = logging.getLogger("airflow.task")
+    level = tasks.level
+    tasks.addHandler(caplog.handler)
+    tasks.setLevel("DEBUG")
+    with caplog.at_level("DEBUG"):
+        yield caplog
+    tasks.setLevel(level)
+    tasks.removeHandler(caplog.handler)
+
+
+class RawServer:
+    """Answers every connection's requests with the same bytes, and keeps what it was sent."""
+
+    def __init__(self, answer: bytes, tls: ssl.SSLContext | None = None) -> None:
+        self.requests: list[bytes] = []
+        self._answer, self._tls = answer, tls
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            if self._tls:
+                connection = self._tls.wrap_socket(connection, server_side=True)
+            with connection, connection.makefile("rb") as stream:
+                head = b""
+                while line := stream.readline():
+                    head += line
+                    if line == b"\r\n":
+                        break
+                lengths = [line for line in head.lower().splitlines() if line.startswith(b"content-length:")]
+                body = stream.read(int(lengths[0].split(b":")[1])) if lengths else b""
+                self.requests.append(head + body)
+                connection.sendall(self._answer)
+        except OSError:
+            pass  # the client gave up, which is what some tests are about
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def http(status: str, body: str = "", **headers: str) -> bytes:
+    """Write an HTTP answer as bytes."""
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body.encode())}", "Connection: close"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return ("\r\n".join([*lines, "", body])).encode()
+
+
+SUCCESS = http("200 OK", '{"result": true, "message": "Chat Assigned Successfully"}')
+
+
+@pytest.fixture
+def raw_server():
+    """Start servers that answer with given bytes."""
+    started = []
+
+    def start(answer: bytes = SUCCESS, tls: ssl.SSLContext | None = None) -> RawServer:
+        started.append(RawServer(answer, tls))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.close()

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+from airflow.providers.common.compat.sdk import Connection
+
+from splashify_provider.exceptions import SplashifyConfigurationError
+from splashify_provider.get_provider_info import get_provider_info
+from splashify_provider.hooks.settings import settings_from_connection
+
+ENDPOINT = "/public/assignment/"
+
+
+def read(arguments=None, **fields):
+    fields = {"conn_id": "crm", "conn_type": "splashify", "password": "sk_live_x", **fields}
+    if isinstance(fields.get("extra"), dict):
+        fields["extra"] = json.dumps(fields["extra"])
+    return settings_from_connection(Connection(**fields), arguments or {}, logging.getLogger("crm"))
+
+
+def refused(**fields):
+    with pytest.raises(SplashifyConfigurationError, match="Connection 'crm'.*Nothing was sent") as raised:
+        read(**fields)
+    assert "sk_live_x" not in str(raised.value)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "url"),
+    [
+        ({}, "https://apis.splashifypro.com/api/v1"),
+        ({"host": "  "}, "https://apis.splashifypro.com/api/v1"),
+        ({"host": "https://example.com/api/v1"}, "https://example.com/api/v1"),
+        ({"host": "https://example.com/api/v1/"}, "https://example.com/api/v1"),
+        ({"host": "https://example.com/api/v1//"}, "https://example.com/api/v1"),
+        ({"host": " HTTPS://Example.com/api "}, "https://example.com/api"),
+        ({"host": "https://example.com"}, "https://example.com"),
+        ({"host": "example.com/api/v1"}, "https://example.com/api/v1"),
+        ({"host": "https://example.com:8443/api"}, "https://example.com:8443/api"),
+        ({"host": "https://example.com/api", "port": 8443}, "https://example.com:8443/api"),
+        ({"host": "http://127.0.0.1:8000/api/v1"}, "http://127.0.0.1:8000/api/v1"),
+        ({"host": "http://localhost:8000"}, "http://localhost:8000"),
+        ({"host": "http://[::1]:8000/api"}, "http://[::1]:8000/api"),
+        ({"host": "127.0.0.1", "port": 8000, "schema": "http"}, "http://127.0.0.1:8000"),
+    ],
+)
+def test_the_endpoint_is_the_base_url_and_one_path_with_its_slash(fields, url):
+    assert read(**fields).url == url + ENDPOINT
+
+
+@pytest.mark.parametrize(
+    ("uri", "url"),
+    [
+        ("splashify://:sk_live_x@example.com", "https://example.com"),
+        ("splashify://:sk_live_x@https%3A%2F%2Fexample.com%2Fapi%2Fv1", "https://example.com/api/v1"),
+        ("splashify://https://:sk_live_x@example.com:8443/api%2Fv1", "https://example.com:8443/api/v1"),
+        ("splashify://http://:sk_live_x@127.0.0.1:8000/api/v1", "http://127.0.0.1:8000/api/v1"),
+        ("splashify://:sk_live_x@", "https://apis.splashifypro.com/api/v1"),
+    ],
+)
+def test_a_connection_given_as_a_uri_gives_the_same_endpoint(uri, url, monkeypatch):
+    from airflow.providers.common.compat.sdk import BaseHook
+
+    monkeypatch.setenv("AIRFLOW_CONN_CRM", uri)
+    settings = settings_from_connection(BaseHook.get_connection("crm"), {}, logging.getLogger())
+    assert settings.url == url + ENDPOINT
+    assert settings.api_key == "sk_live_x"
+
+
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        ("http://apis.splashifypro.com/api/v1", "must be https"),
+        ("http://192.168.1.5:8000", "must be https"),
+        ("http://0.0.0.0:8000", "must be https"),
+        ("http://localhost.example.com", "must be https"),
+        ("http://127.0.0.1.example.com", "must be https"),
+        ("http://127.0.0.1@example.com", "no user"),
+        ("https://user:secret@example.com", "no user"),
+        ("https://example.com/api?x=1", "no user, password, query"),
+        ("https://example.com/api#x", "fragment"),
+        ("ftp://example.com", "must look like"),
+        ("https://", "must look like"),
+        ("https://example.com:port", "malformed"),
+        ("https://[::1", "malformed"),
+        ("https://exa mple.com", "blanks"),
+        ("https://example.com/\nHost: evil", "blanks"),
+        ("https://example.com/api/v1/public/assignment/", "must end before"),
+    ],
+)
+def test_a_base_url_that_would_leak_or_miss_is_refused(host, why):
+    text = refused(host=host)
+    assert why in text
+    assert "secret" not in text
+
+
+@pytest.mark.parametrize("password", [" sk_live_x", "sk_live_x\n", "\tsk_live_x \r\n"])
+def test_blanks_around_the_key_are_dropped(password):
+    assert read(password=password).api_key == "sk_live_x"
+
+
+@pytest.mark.parametrize(
+    "password", ["sk_live_x€", "sk_live_ x", "Basic sk_live_x", "sk_live_x\nX-Evil: 1", "sk_live_x\x00", "ключ"]
+)
+def test_a_key_with_characters_that_no_key_has_is_refused_without_showing_it(password):
+    assert "Paste only the key itself" in refused(password=password)
+
+
+@pytest.mark.parametrize("password", [None, "", "  \n"])
+def test_a_missing_key_is_refused(password):
+    assert "has no API key" in refused(password=password)
+
+
+DEFAULTS = {
+    "default_region": None,
+    "timeouts": (10.0, 30.0),
+    "max_attempts": 3,
+    "auth_scheme": "Basic",
+    "proxies": {},
+    "verify": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("extra", "arguments", "expected"),
+    [
+        ({}, {}, {}),
+        ({"timeout": 5, "max_attempts": 2, "default_region": "IN"}, {}, {"timeouts": (5, 5), "max_attempts": 2, "default_region": "IN"}),
+        ({"timeout": 5}, {"timeout": 60}, {"timeouts": (10, 60)}),
+        ({"timeout": "5.5", "max_attempts": "4"}, {}, {"timeouts": (5.5, 5.5), "max_attempts": 4}),
+        ({"max_attempts": 2}, {"max_attempts": 5}, {"max_attempts": 5}),
+        ({"default_region": "IN"}, {"default_region": "GB"}, {"default_region": "GB"}),
+        ({"default_region": "IN"}, {"default_region": None}, {"default_region": "IN"}),
+        # blank is unset, in an extra and in a form's empty field
+        ({name: "" for name in ("timeout", "max_attempts", "default_region", "auth_scheme", "proxies", "verify")}, {}, {}),
+        ({name: None for name in ("timeout", "max_attempts", "default_region", "auth_scheme", "proxies", "verify")}, {}, {}),
+        ({"timeout": "  ", "proxies": {}}, {}, {}),
+        ({"timeout": 5}, {"timeout": ""}, {"timeouts": (5, 5)}),
+        ({"auth_scheme": "bearer"}, {}, {"auth_scheme": "Bearer"}),
+        ({"proxies": {"https": "http://proxy:3128"}}, {}, {"proxies": {"https": "http://proxy:3128"}}),
+        ({"proxies": '{"https": "http://proxy:3128"}'}, {}, {"proxies": {"https": "http://proxy:3128"}}),
+        ({"verify": False}, {}, {"verify": False}),
+        ({"verify": "False"}, {}, {"verify": False}),
+        ({"verify": "true"}, {}, {"verify": True}),
+        ({"verify": __file__}, {}, {"verify": __file__}),
+    ],
+)
+def test_argument_beats_extra_beats_default_and_blank_is_unset(extra, arguments, expected):
+    settings = read(arguments, extra=extra)
+    assert {name: getattr(settings, name) for name in DEFAULTS} == {**DEFAULTS, **expected}
+
+
+@pytest.mark.parametrize(
+    ("extra", "why"),
+    [
+        ({"timeout": 0}, "timeout must be a number from 0.1 to 600"),
+        ({"timeout": -1}, "timeout"),
+        ({"timeout": "soon"}, "timeout"),
+        ({"timeout": True}, "timeout"),
+        ({"timeout": "nan"}, "timeout"),
+        ({"timeout": [1, 2]}, "timeout"),
+        ({"max_attempts": 0}, "max_attempts must be a whole number from 1 to 10"),
+        ({"max_attempts": 2.5}, "max_attempts"),
+        ({"auth_scheme": "Digest"}, "auth_scheme must be Basic or Bearer"),
+        ({"proxies": "proxy:3128"}, "proxies must be a JSON object"),
+        ({"proxies": {"https": 3128}}, "proxies must be a JSON object"),
+        ({"verify": "/no/such/bundle.pem"}, "verify must be"),
+        ("not json", "Extra must be a JSON object"),
+        ("[1, 2]", "Extra must be a JSON object"),
+    ],
+)
+def test_a_bad_extra_is_named_with_what_it_should_be(extra, why):
+    assert why in refused(extra=extra)
+
+
+def test_an_unknown_extra_is_named_in_a_warning(caplog):
+    with caplog.at_level("WARNING"):
+        read(extra={"Authorization": "sk_live_x", "timeout": 5, "regoin": "IN"})
+    assert "ignored: Authorization, regoin" in caplog.text
+    assert "default_region" in caplog.text
+    assert "sk_live_x" not in caplog.text
+
+
+def test_every_extra_of_the_form_is_known_to_the_settings(caplog):
+    fields = get_provider_info()["connection-types"][0]["conn-fields"]
+    with caplog.at_level("WARNING"):
+        read(extra=dict.fromkeys(fields))
+    assert not caplog.records
+
+
+def test_the_repr_shows_no_secret():
+    settings = read(extra={"proxies": {"https": "http://user:secret@proxy:3128"}})
+    assert "sk_live_x" not in repr(settings)
+    assert "secret" not in repr(settings)
+
+
+def test_plain_http_never_leaves_this_machine_through_a_proxy():
+    proxies = {"http": "http://proxy.example.com:3128", "https": "http://127.0.0.1:3128", "all": "http://10.0.0.1:1"}
+    assert read(host="http://127.0.0.1:8000").allowed_proxies(proxies) == {"https": "http://127.0.0.1:3128"}
+    assert read().allowed_proxies(proxies) == proxies

@@ -1,0 +1,498 @@
+from __future__ import annotations
+
+import datetime
+import inspect
+import ipaddress
+import json
+import re
+import socket
+import ssl
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowNotFoundException
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from splashify_provider.exceptions import (
+    AgentInactiveError,
+    AgentNotFoundError,
+    AuthenticationError,
+    BadRequestError,
+    ConversationNotFoundError,
+    InvalidAgentEmailError,
+    InvalidPhoneNumberError,
+    PermissionDeniedError,
+    RateLimitError,
+    ServerError,
+    SplashifyConfigurationError,
+    SplashifyConnectionError,
+    SplashifyError,
+    UnexpectedResponseError,
+)
+from splashify_provider.hooks.splashify import LONGEST_WAIT, SplashifyHook, validate_agent_email
+from splashify_provider.sandbox.server import SCENARIOS
+from tests.conftest import ADA, BEN, CLOSED, DAN, PHONE, SUCCESS, http
+
+KEY = "sk_live_sandbox"
+
+
+def requests_to(sandbox):
+    return sum(sandbox.workspace.answers.values())
+
+
+class TestAssigning:
+    def test_an_assigned_conversation_changes_hands(self, hook, sandbox):
+        result = hook.assign("+1 (202) 555-0101", f" {BEN} ")
+        assert (result.user_phone_number, result.agent_email) == (PHONE, BEN)
+        assert result.message == "Chat Assigned Successfully"
+        assert sandbox.workspace.conversations[PHONE].agent_email == BEN
+        assert PHONE not in repr(result)
+
+    def test_assigning_twice_is_assigning_once(self, hook, sandbox):
+        assert hook.assign(PHONE, ADA) == hook.assign(PHONE, ADA)
+        assert sandbox.workspace.conversations[PHONE].agent_email == ADA
+
+    def test_the_request_is_what_the_vendor_documents(self, raw_server, connect):
+        server = raw_server()
+        connect(f"http://127.0.0.1:{server.port}/api/v1/", password=f" {KEY}\n")
+        SplashifyHook().assign("+1 202 555 0101", ADA)
+        head, body = server.requests[0].split(b"\r\n\r\n")
+        lines = head.decode().splitlines()
+        assert lines[0] == "POST /api/v1/public/assignment/ HTTP/1.1"
+        assert f"Authorization: Basic {KEY}" in lines
+        assert "Content-Type: application/json" in lines
+        assert json.loads(body) == {"user_phone_number": PHONE, "agent_email": ADA}
+
+    def test_a_national_number_is_read_in_the_default_region(self, sandbox, connect):
+        connect(sandbox.base_url, extra={"default_region": "US"})
+        assert SplashifyHook().assign("(202) 555-0101", ADA).user_phone_number == PHONE
+        with pytest.raises(InvalidPhoneNumberError):
+            SplashifyHook(default_region="FR").assign("(202) 555-0101", ADA)
+
+    def test_one_session_serves_all_calls(self, hook):
+        session = hook.get_conn()
+        hook.assign(PHONE, ADA)
+        assert hook.get_conn() is session
+
+    @pytest.mark.parametrize("phone", ["", None, "9876543210", "call me", "1-800-FLOWERS"])
+    def test_an_unreadable_number_sends_nothing(self, hook, sandbox, phone):
+        with pytest.raises(InvalidPhoneNumberError):
+            hook.assign(phone, ADA)
+        assert requests_to(sandbox) == 0
+
+    @pytest.mark.parametrize(
+        "email",
+        [None, "", "  ", "\n", "None", "none", "null", "nan", "ada", "ada@", "@example.com", "ada@example", "a b@example.com",
+         "ada@example.com,ben@example.com", "Ada <ada@example.com>", "ada@example.com\nX: 1", "ada@example..com",
+         "ada@-example.com", "ada@example.com\u200b", 5, True, b"ada@example.com", ["ada@example.com"], "a" * 250 + "@example.com"],
+    )  # fmt: skip
+    def test_anything_but_an_address_sends_nothing(self, hook, sandbox, email):
+        with pytest.raises(InvalidAgentEmailError, match="Nothing was sent.*release"):
+            hook.assign(PHONE, email)
+        assert requests_to(sandbox) == 0
+        assert sandbox.workspace.conversations[PHONE].agent_email == ADA
+
+    def test_a_phone_number_in_the_place_of_the_address_is_masked(self):
+        with pytest.raises(InvalidAgentEmailError) as raised:
+            validate_agent_email("+91 98765 43210")
+        assert "…3210" in str(raised.value)
+        assert "98765" not in str(raised.value)
+
+
+class TestReleasing:
+    def test_a_released_conversation_has_no_agent(self, hook, sandbox):
+        assert hook.release(PHONE).agent_email is None
+        assert sandbox.workspace.conversations[PHONE].agent_email is None
+
+    def test_an_unreadable_number_sends_nothing(self, hook, sandbox):
+        with pytest.raises(InvalidPhoneNumberError):
+            hook.release("9876543210")
+        assert requests_to(sandbox) == 0
+
+
+class TestAnswers:
+    @pytest.mark.parametrize(
+        ("scenario", "error"),
+        [
+            ("agent_not_found", AgentNotFoundError),
+            ("agent_inactive", AgentInactiveError),
+            ("conversation_not_found", ConversationNotFoundError),
+            ("bad_request", BadRequestError),
+            ("unauthorized", AuthenticationError),
+            ("plan_required", PermissionDeniedError),
+            ("account_suspended", PermissionDeniedError),
+            ("ip_blocked", PermissionDeniedError),
+            ("not_found", BadRequestError),
+            ("rate_limited_long", RateLimitError),
+            ("result_false", UnexpectedResponseError),
+            ("no_result", UnexpectedResponseError),
+            ("not_json", UnexpectedResponseError),
+            ("empty", UnexpectedResponseError),
+            ("truncated_json", UnexpectedResponseError),
+            ("redirect_301", UnexpectedResponseError),
+            ("redirect_302", UnexpectedResponseError),
+            ("redirect_307", UnexpectedResponseError),
+            ("redirect_308", UnexpectedResponseError),
+        ],
+    )
+    def test_what_repeating_cannot_heal_is_sent_exactly_once(self, hook, sandbox, sleeps, scenario, error):
+        sandbox.workspace.set_scenario(PHONE, scenario)
+        with pytest.raises(error) as raised:
+            hook.assign(PHONE, BEN)
+        assert type(raised.value) is error
+        assert requests_to(sandbox) == 1
+        assert sleeps == []
+        assert sandbox.workspace.conversations[PHONE].agent_email == ADA
+
+    @pytest.mark.parametrize(
+        ("scenario", "error"),
+        [
+            ("rate_limited", RateLimitError),
+            ("rate_limited_header", RateLimitError),
+            ("rate_limited_date", RateLimitError),
+            ("rate_limited_body", RateLimitError),
+            ("server_error", ServerError),
+            ("bad_gateway", ServerError),
+            ("unavailable", ServerError),
+            ("gateway_timeout", ServerError),
+            ("truncated", SplashifyConnectionError),
+            ("reset", SplashifyConnectionError),
+        ],
+    )
+    def test_what_repeating_may_heal_is_tried_three_times(self, hook, sandbox, sleeps, scenario, error):
+        sandbox.workspace.set_scenario(PHONE, scenario)
+        with pytest.raises(error):
+            hook.assign(PHONE, BEN)
+        assert requests_to(sandbox) == 3
+        assert len(sleeps) == 2
+        assert all(0 < seconds <= 10 for seconds in sleeps)
+
+    @pytest.mark.parametrize("scenario", ["rate_limited:2", "server_error:1", "reset:2", "truncated:2"])
+    def test_a_passing_trouble_is_healed(self, hook, sandbox, scenario):
+        sandbox.workspace.set_scenario(PHONE, scenario)
+        assert hook.assign(PHONE, BEN).agent_email == BEN
+
+    def test_every_scenario_of_the_sandbox_is_tried_here(self):
+        marks = [mark for name, test in vars(TestAnswers).items() if name.startswith("test_") for mark in getattr(test, "pytestmark", [])]
+        tried = {case[0] for mark in marks for case in mark.args[1] if isinstance(case, tuple)}
+        assert set(SCENARIOS) - tried == {"hang"}  # in TestAccidents
+
+    def test_the_real_answers_of_the_sandbox_map_to_their_errors(self, hook, connect, sandbox):
+        with pytest.raises(AgentNotFoundError, match="nobody@example.com"):
+            hook.assign(PHONE, "nobody@example.com")
+        with pytest.raises(AgentInactiveError, match=DAN):
+            hook.assign(PHONE, DAN)
+        with pytest.raises(ConversationNotFoundError, match="…0111"):
+            hook.assign(CLOSED, ADA)
+        connect(sandbox.base_url, password="sk_live_old")
+        with pytest.raises(AuthenticationError):
+            SplashifyHook().assign(PHONE, ADA)
+
+    def test_an_ip_to_allowlist_is_named(self, hook, sandbox):
+        sandbox.workspace.set_scenario(PHONE, "ip_blocked")
+        with pytest.raises(PermissionDeniedError, match="203.0.113.45") as raised:
+            hook.assign(PHONE, BEN)
+        assert raised.value.ip == "203.0.113.45"
+
+
+class TestWaiting:
+    @pytest.mark.parametrize(("scenario", "least"), [("rate_limited_header", 2), ("rate_limited_body", 2), ("rate_limited_date", 1.5)])
+    def test_retry_after_is_the_least_and_jitter_comes_on_top(self, hook, sandbox, sleeps, scenario, least):
+        sandbox.workspace.set_scenario(PHONE, scenario)
+        with pytest.raises(RateLimitError) as raised:
+            hook.assign(PHONE, BEN)
+        assert all(seconds > least for seconds in sleeps)
+        assert len(set(sleeps)) == 2
+        assert raised.value.retry_after is not None
+
+    def test_a_wait_of_more_than_a_minute_is_left_to_airflow(self, hook, sandbox, sleeps):
+        sandbox.workspace.set_scenario(PHONE, "rate_limited_long")
+        with pytest.raises(RateLimitError) as raised:
+            hook.assign(PHONE, BEN)
+        assert raised.value.retry_after == 600 > LONGEST_WAIT
+        assert sleeps == []
+
+    @pytest.mark.parametrize("attempts", [1, 2, 5])
+    def test_the_number_of_attempts_is_configurable(self, sandbox, connect, sleeps, attempts):
+        connect(sandbox.base_url, extra={"max_attempts": 9})
+        sandbox.workspace.set_scenario(PHONE, "server_error")
+        with pytest.raises(ServerError):
+            SplashifyHook(max_attempts=attempts, sleep=sleeps.append).assign(PHONE, BEN)
+        assert requests_to(sandbox) == attempts
+        assert len(sleeps) == attempts - 1
+
+    def test_a_failed_attempt_is_logged_with_its_reason_and_without_number_or_key(self, hook, sandbox, log):
+        sandbox.workspace.set_scenario(PHONE, "unavailable:1")
+        hook.assign(PHONE, BEN)
+        assert "Attempt 1 of 3 failed" in log.text
+        assert "HTTP 503" in log.text
+        assert "Assigned …0101 to ben@example.com" in log.text
+        assert PHONE not in log.text
+        assert KEY not in log.text
+
+
+class TestAccidents:
+    def hook(self, connect, host, sleeps, **extra):
+        connect(host, extra={"timeout": 0.3, **extra})
+        return SplashifyHook(sleep=sleeps.append)
+
+    def fails(self, hook, why, sleeps):
+        with pytest.raises(SplashifyConnectionError, match=why) as raised:
+            hook.assign(PHONE, ADA)
+        assert len(sleeps) == 2
+        assert "safe to try again" in str(raised.value)
+        assert KEY not in str(raised.value)
+
+    def test_refused(self, connect, sleeps):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        self.fails(self.hook(connect, f"http://127.0.0.1:{port}", sleeps), "refused", sleeps)
+
+    def test_a_name_that_does_not_resolve(self, connect, sleeps):
+        self.fails(self.hook(connect, "https://splashify.invalid", sleeps), "does not resolve", sleeps)
+
+    def test_no_connection_in_time(self, connect, sleeps):
+        with socket.create_server(("127.0.0.1", 0), backlog=0) as server:
+            full = [socket.socket() for _ in range(4)]  # more than the backlog takes: later SYNs are dropped
+            for waiting in full:
+                waiting.setblocking(False)
+                waiting.connect_ex(server.getsockname())
+            self.fails(
+                self.hook(connect, f"http://127.0.0.1:{server.getsockname()[1]}", sleeps), "no connection within 0.3 s", sleeps
+            )
+            for waiting in full:
+                waiting.close()
+
+    def test_no_answer_in_time(self, sandbox, connect, sleeps):
+        sandbox.workspace.set_scenario(PHONE, "hang")
+        self.fails(self.hook(connect, sandbox.base_url, sleeps), "no answer within 0.3 s", sleeps)
+
+    def test_closed_without_an_answer(self, raw_server, connect, sleeps):
+        self.fails(self.hook(connect, f"http://127.0.0.1:{raw_server(b'').port}", sleeps), "broke", sleeps)
+
+    def test_an_answer_that_is_not_http(self, raw_server, connect, sleeps):
+        self.fails(self.hook(connect, f"http://127.0.0.1:{raw_server(b'SSH-2.0-x').port}", sleeps), "broke", sleeps)
+
+    def test_an_answer_that_cannot_be_decoded(self, raw_server, connect, sleeps):
+        server = raw_server(http("200 OK", "not gzip", Content_Encoding="gzip"))
+        self.fails(self.hook(connect, f"http://127.0.0.1:{server.port}", sleeps), "damaged", sleeps)
+
+    def test_a_port_that_does_not_speak_tls(self, sandbox, connect, sleeps):
+        self.fails(self.hook(connect, sandbox.base_url.replace("http:", "https:"), sleeps), "TLS failed", sleeps)
+
+    def test_a_proxy_that_refuses(self, raw_server, connect, sleeps):
+        proxy = raw_server(http("403 Forbidden"))
+        hook = self.hook(connect, "https://example.com", sleeps, proxies={"https": f"http://127.0.0.1:{proxy.port}"})
+        self.fails(hook, "proxy", sleeps)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A certificate of our own for 127.0.0.1, and a server context with it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "splashify tests")])
+    today = datetime.datetime.now(datetime.timezone.utc)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(today - datetime.timedelta(days=1))
+        .not_valid_after(today + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "server.pem"
+    pem = made.public_bytes(serialization.Encoding.PEM)
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path.write_bytes(pem + private)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path)
+    return str(path), context
+
+
+class TestEnvironment:
+    def test_an_untrusted_certificate_is_refused_and_named(self, raw_server, connect, certificate, sleeps):
+        server = raw_server(tls=certificate[1])
+        connect(f"https://127.0.0.1:{server.port}")
+        with pytest.raises(SplashifyConnectionError, match="not trusted \\(self.signed certificate"):
+            SplashifyHook(sleep=sleeps.append).assign(PHONE, ADA)
+        assert server.requests == []
+
+    def test_a_ca_bundle_of_the_connection_is_used(self, raw_server, connect, certificate, monkeypatch):
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/file")
+        server = raw_server(tls=certificate[1])
+        connect(f"https://127.0.0.1:{server.port}", extra={"verify": certificate[0]})
+        assert SplashifyHook().assign(PHONE, ADA).agent_email == ADA
+
+    def test_a_ca_bundle_of_the_environment_is_used(self, raw_server, connect, certificate, monkeypatch):
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", certificate[0])
+        server = raw_server(tls=certificate[1])
+        connect(f"https://127.0.0.1:{server.port}")
+        assert SplashifyHook().assign(PHONE, ADA).agent_email == ADA
+
+    def test_a_ca_bundle_of_the_environment_that_is_missing_is_a_configuration_error(self, connect, monkeypatch):
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/file")
+        connect("https://127.0.0.1:9")
+        with pytest.raises(SplashifyConfigurationError, match="/no/such/file"):
+            SplashifyHook().assign(PHONE, ADA)
+
+    @pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
+    def test_verification_can_be_switched_off(self, raw_server, connect, certificate, monkeypatch):
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/file")
+        server = raw_server(tls=certificate[1])
+        connect(f"https://127.0.0.1:{server.port}", extra={"verify": False})
+        assert SplashifyHook().assign(PHONE, ADA).agent_email == ADA
+
+    def test_a_netrc_file_does_not_replace_the_key(self, raw_server, connect, monkeypatch, tmp_path):
+        netrc = tmp_path / "netrc"
+        netrc.write_text("machine 127.0.0.1 login somebody password else\ndefault login a password b\n")
+        monkeypatch.setenv("NETRC", str(netrc))
+        server = raw_server()
+        connect(f"http://127.0.0.1:{server.port}")
+        SplashifyHook().assign(PHONE, ADA)
+        assert f"Authorization: Basic {KEY}".encode() in server.requests[0]
+
+    def test_a_bearer_scheme_can_be_chosen(self, raw_server, connect):
+        server = raw_server()
+        connect(f"http://127.0.0.1:{server.port}", extra={"auth_scheme": "Bearer"})
+        SplashifyHook().assign(PHONE, ADA)
+        assert f"Authorization: Bearer {KEY}".encode() in server.requests[0]
+
+    def test_a_proxy_of_the_environment_is_used(self, raw_server, connect, monkeypatch):
+        proxy = raw_server(http("502 Bad Gateway"))
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
+        connect("https://example.com")
+        with pytest.raises(SplashifyConnectionError, match="proxy"):
+            SplashifyHook(max_attempts=1).assign(PHONE, ADA)
+        assert proxy.requests[0].startswith(b"CONNECT example.com:443")
+        assert KEY.encode() not in proxy.requests[0]
+
+    def test_a_proxy_of_the_connection_wins_over_the_environment(self, raw_server, connect, monkeypatch):
+        proxy = raw_server(http("502 Bad Gateway"))
+        monkeypatch.setenv("HTTPS_PROXY", "http://proxy.invalid:3128")
+        connect("https://example.com", extra={"proxies": {"https": f"http://127.0.0.1:{proxy.port}"}})
+        with pytest.raises(SplashifyConnectionError, match="proxy"):
+            SplashifyHook(max_attempts=1).assign(PHONE, ADA)
+        assert proxy.requests[0].startswith(b"CONNECT example.com:443")
+
+    def test_no_proxy_of_the_environment_is_honoured(self, sandbox, connect, monkeypatch, raw_server):
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{raw_server(http('502 Bad Gateway')).port}")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        connect(sandbox.base_url)
+        assert SplashifyHook().assign(PHONE, ADA).agent_email == ADA
+
+    def test_plain_http_to_loopback_does_not_go_through_a_proxy_elsewhere(self, sandbox, connect, monkeypatch):
+        monkeypatch.setenv("HTTP_PROXY", "http://proxy.invalid:3128")
+        connect(sandbox.base_url)
+        assert SplashifyHook().assign(PHONE, ADA).agent_email == ADA
+
+    @pytest.mark.parametrize("host", ["http://apis.splashifypro.com/api/v1", "http://10.0.0.1"])
+    def test_plain_http_elsewhere_is_refused(self, connect, host):
+        connect(host)
+        with pytest.raises(SplashifyConfigurationError, match="must be https"):
+            SplashifyHook().assign(PHONE, ADA)
+
+    def test_a_redirect_is_not_followed(self, raw_server, connect):
+        target = raw_server()
+        server = raw_server(http("301 Moved", Location=f"http://127.0.0.1:{target.port}/"))
+        connect(f"http://127.0.0.1:{server.port}")
+        with pytest.raises(UnexpectedResponseError):
+            SplashifyHook().assign(PHONE, ADA)
+        assert target.requests == []
+
+    @pytest.mark.parametrize("status", ["400 Bad Request", "401 Unauthorized", "500 Oops", "200 OK"])
+    def test_a_key_and_a_number_in_the_answer_are_not_repeated(self, raw_server, connect, log, status):
+        answer = http(status, json.dumps({"result": False, "message": f"{KEY} may not assign {PHONE}"}))
+        connect(f"http://127.0.0.1:{raw_server(answer).port}")
+        with pytest.raises(SplashifyError, match="0101") as raised:
+            SplashifyHook(max_attempts=2, sleep=lambda _: None).assign(PHONE, ADA)
+        assert "POST /public/assignment/" in log.text
+        for text in (str(raised.value), log.text):
+            assert KEY not in text
+            assert PHONE not in text
+
+
+class TestConnection:
+    def test_nothing_is_read_before_it_is_needed(self):
+        SplashifyHook("no_such_connection")
+
+    def test_a_missing_connection_is_airflows_own_error(self):
+        with pytest.raises(AirflowNotFoundException):
+            SplashifyHook("no_such_connection").assign(PHONE, ADA)
+
+    def test_the_key_is_masked_in_airflows_logs(self, hook, monkeypatch):
+        masked = []
+        monkeypatch.setattr("splashify_provider.hooks.splashify._mask_secret", masked.append)
+        hook.assign(PHONE, ADA)
+        assert masked == [KEY]
+
+    def test_the_mask_is_airflows(self, hook):
+        try:
+            from airflow.sdk.log import redact
+        except ImportError:
+            try:
+                from airflow.sdk.execution_time.secrets_masker import redact
+            except ImportError:
+                from airflow.utils.log.secrets_masker import redact
+        hook.get_conn()
+        assert KEY not in str(redact(f"Authorization: Basic {KEY}"))
+
+    def test_a_good_key_is_proven_without_touching_a_conversation(self, hook, sandbox):
+        before = json.dumps(sandbox.workspace.as_json()["conversations"])
+        assert hook.test_connection() == (True, "Splashify accepts the API key.")
+        assert json.dumps(sandbox.workspace.as_json()["conversations"]) == before
+        assert sandbox.workspace.answers == {400: 1}
+
+    def test_the_test_request_names_no_customer_and_no_agent(self, raw_server, connect):
+        server = raw_server(http("400 Bad Request", "{}"))
+        connect(f"http://127.0.0.1:{server.port}")
+        assert SplashifyHook().test_connection()[0]
+        assert server.requests[0].endswith(b"\r\n\r\n{}")
+
+    @pytest.mark.parametrize(
+        ("key", "says"),
+        [
+            ("sk_live_old", "HTTP 401"),
+            ("sk_sandbox_ip_blocked", "HTTP 403.*203.0.113.45"),
+            ("sk_sandbox_plan_required", "HTTP 403.*plan"),
+            ("sk_sandbox_not_found", "HTTP 404.*no such address"),
+            ("sk_sandbox_rate_limited", "HTTP 429"),
+            ("sk_sandbox_bad_gateway", "HTTP 502"),
+            ("sk_sandbox_redirect_301", "HTTP 301"),
+            ("sk_sandbox_not_json", "HTTP 200"),
+            ("", "no API key"),
+        ],
+    )
+    def test_what_is_wrong_is_told_apart(self, sandbox, connect, key, says):
+        connect(sandbox.base_url, password=key)
+        works, message = SplashifyHook().test_connection()
+        assert not works
+        assert re.search(says, message), message
+        assert requests_to(sandbox) == (1 if key else 0)
+
+    def test_an_unreachable_host_is_told_apart(self, connect):
+        connect("http://127.0.0.1:9")
+        assert SplashifyHook().test_connection()[0] is False
+        assert SplashifyHook().test_connection()[1].startswith("Unreachable: ")
+
+    def test_a_server_that_accepts_everything_is_not_splashify(self, raw_server, connect):
+        connect(f"http://127.0.0.1:{raw_server(SUCCESS).port}")
+        works, message = SplashifyHook().test_connection()
+        assert not works
+        assert "not Splashify's API" in message
+
+    def test_the_old_form_has_the_labels_of_the_new_one(self):
+        behaviour = SplashifyHook.get_ui_field_behaviour()
+        assert set(behaviour) == {"hidden_fields", "relabeling", "placeholders"}
+        assert behaviour["relabeling"]["password"] == "API key"
+        assert "default_region" in behaviour["placeholders"]["extra"]
+
+    def test_every_public_method_is_documented(self):
+        for name, member in inspect.getmembers(SplashifyHook, inspect.isfunction):
+            if not name.startswith("_") and member.__module__ == SplashifyHook.__module__:
+                assert inspect.getdoc(member), name
