@@ -87,7 +87,7 @@ def plan_handover(
     doc_md=__doc__,
 )
 def splashify_shift_handover():
-    @task
+    @task(show_return_value_in_logs=False)  # phone numbers stay out of the log
     def pull() -> dict[str, list[dict[str, Any]]]:
         """Read the roster and the open conversations with their current agents."""
         database = BaseHook.get_hook("support_db")
@@ -103,7 +103,7 @@ def splashify_shift_handover():
             ),
         }
 
-    @task
+    @task(show_return_value_in_logs=False)
     def plan(pulled: dict[str, list[dict[str, Any]]], **context: Any) -> list[dict[str, Any]]:
         """Plan for the moment this run was due, however late it runs."""
         at = context.get("data_interval_end") or context["dag_run"].run_after

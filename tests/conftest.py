@@ -55,16 +55,25 @@ def hook(sandbox, connect, sleeps):
     return SplashifyHook(sleep=sleeps.append)
 
 
+class Log:
+    """Everything that is logged: by libraries, by Airflow 2's task logger, and by Airflow 3's, which prints."""
+
+    def __init__(self, caplog, capsys) -> None:
+        self._caplog, self._capsys, self._printed = caplog, capsys, ""
+
+    @property
+    def text(self) -> str:
+        captured = self._capsys.readouterr()
+        self._printed += captured.out + captured.err
+        return self._caplog.text + self._printed
+
+
 @pytest.fixture
-def log(caplog):
-    """Everything that is logged, by Airflow's task logger (which doesn't propagate) as well as by libraries."""
+def log(caplog, capsys):
     tasks = logging.getLogger("airflow.task")
-    level = tasks.level
     tasks.addHandler(caplog.handler)
-    tasks.setLevel("DEBUG")
-    with caplog.at_level("DEBUG"):
-        yield caplog
-    tasks.setLevel(level)
+    with caplog.at_level("DEBUG"), caplog.at_level("DEBUG", "airflow.task"):
+        yield Log(caplog, capsys)
     tasks.removeHandler(caplog.handler)
 
 

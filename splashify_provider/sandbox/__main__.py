@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         for subject, _, scenario in (pair.partition("=") for pair in options.scenario):
             check_scenario(scenario)
             sandbox.workspace.set_scenario(subject, scenario)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, OverflowError, ValueError, KeyError, TypeError) as error:
         parser.error(str(error))
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     with sandbox:  # its thread inherits the mask, so the signals wait for this one

@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
+
+import pytest
+from airflow.providers.common.compat.sdk import DAG, AirflowFailException, AirflowSkipException, task
+
+from splashify_provider.exceptions import (
+    AgentInactiveError,
+    ConversationNotFoundError,
+    InvalidAgentEmailError,
+    InvalidPhoneNumberError,
+    RateLimitError,
+    ServerError,
+    SplashifyConnectionError,
+)
+from splashify_provider.hooks.splashify import SplashifyHook
+from splashify_provider.operators.splashify import SplashifyAssignOperator, SplashifyReleaseOperator, skip_if_too_old
+from tests.conftest import ADA, BEN, CLOSED, DAN, PHONE
+
+
+@pytest.fixture
+def run(sandbox, connect, sleeps):
+    """Execute an operator against the sandbox."""
+    connect(sandbox.base_url)
+
+    def execute(operator=SplashifyAssignOperator, context=None, **arguments):
+        made = operator(task_id="assign", **arguments)
+        made.__dict__["hook"] = SplashifyHook(made.splashify_conn_id, sleep=sleeps.append)
+        return made.execute(context or {})
+
+    return execute
+
+
+def posts(sandbox):
+    return sum(sandbox.workspace.answers.values())
+
+
+class TestAssign:
+    def test_a_conversation_is_assigned_and_a_small_masked_summary_returned(self, run, sandbox):
+        assert run(user_phone_number="+1 202-555-0101", agent_email=BEN) == {
+            "outcome": "assigned",
+            "user_phone_number": "…0101",
+            "agent_email": BEN,
+            "message": "Chat Assigned Successfully",
+        }
+        assert sandbox.workspace.conversations[PHONE].agent_email == BEN
+
+    @pytest.mark.parametrize(
+        ("phone", "agent", "cause"),
+        [
+            ("9876543210", ADA, InvalidPhoneNumberError),
+            (PHONE, "", InvalidAgentEmailError),
+            (PHONE, "None", InvalidAgentEmailError),
+            (PHONE, None, InvalidAgentEmailError),
+        ],
+    )
+    def test_bad_input_fails_for_good_with_nothing_sent(self, run, sandbox, phone, agent, cause):
+        with pytest.raises(AirflowFailException, match="Nothing was sent") as raised:
+            run(user_phone_number=phone, agent_email=agent)
+        assert isinstance(raised.value.__cause__, cause)
+        assert posts(sandbox) == 0
+
+    def test_an_error_that_waiting_cannot_heal_fails_without_retries_and_says_what_to_do(self, run, sandbox, log):
+        with pytest.raises(AirflowFailException, match="Enable them under Settings → Team") as raised:
+            run(user_phone_number=PHONE, agent_email=DAN)
+        assert isinstance(raised.value.__cause__, AgentInactiveError)
+        assert posts(sandbox) == 1
+        assert "Agent inactive: dan@example.com" in log.text
+        assert PHONE not in log.text
+
+    @pytest.mark.parametrize(
+        ("scenario", "error"),
+        [("server_error", ServerError), ("rate_limited_long", RateLimitError), ("reset", SplashifyConnectionError)],
+    )
+    def test_an_error_that_waiting_may_heal_is_left_to_airflows_retries(self, run, sandbox, scenario, error):
+        sandbox.workspace.set_scenario(PHONE, scenario)
+        with pytest.raises(error):
+            run(user_phone_number=PHONE, agent_email=BEN)
+
+    def test_no_conversation_fails_unless_it_is_to_be_skipped(self, run, log):
+        with pytest.raises(AirflowFailException, match="no open conversation") as raised:
+            run(user_phone_number=CLOSED, agent_email=ADA)
+        assert isinstance(raised.value.__cause__, ConversationNotFoundError)
+        with pytest.raises(AirflowSkipException, match="…0111 has no open conversation"):
+            run(user_phone_number=CLOSED, agent_email=ADA, on_conversation_not_found="skip")
+        assert CLOSED not in log.text
+
+    def test_skipping_what_is_not_found_does_not_skip_other_failures(self, run):
+        with pytest.raises(AirflowFailException):
+            run(user_phone_number=PHONE, agent_email=DAN, on_conversation_not_found="skip")
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [{"on_conversation_not_found": "ignore"}, {"max_run_age": 8}, {"max_run_age": "8h"}],
+    )
+    def test_a_wrong_argument_is_named_before_anything_is_sent(self, run, sandbox, wrong):
+        with pytest.raises(AirflowFailException, match=next(iter(wrong))):
+            run(user_phone_number=PHONE, agent_email=ADA, **wrong)
+        assert posts(sandbox) == 0
+
+    def test_a_dry_run_validates_and_sends_nothing(self, run, sandbox, log):
+        result = run(user_phone_number=PHONE, agent_email=BEN, dry_run=True)
+        assert result == {"outcome": "dry_run", "user_phone_number": "…0101", "agent_email": BEN, "message": ""}
+        assert "would assign …0101 to ben@example.com" in log.text
+        with pytest.raises(AirflowFailException):
+            run(user_phone_number="9876543210", agent_email=BEN, dry_run=True)
+        with pytest.raises(AirflowFailException):
+            run(user_phone_number=PHONE, agent_email="", dry_run=True)
+        assert posts(sandbox) == 0
+
+    def test_airflows_own_dry_run_still_works(self):
+        SplashifyAssignOperator(task_id="assign", user_phone_number=PHONE, agent_email=ADA, dry_run=True).dry_run()
+
+    def test_inputs_are_templates_and_an_empty_one_does_not_release(self, run, sandbox):
+        operator = SplashifyAssignOperator(
+            task_id="assign",
+            user_phone_number="+{{ phone }}",
+            agent_email="{{ owner }}",
+            splashify_conn_id="{{ conn }}_default",
+        )
+        operator.render_template_fields({"phone": PHONE, "owner": None, "conn": "splashify"})
+        assert (operator.user_phone_number, operator.agent_email) == ("+" + PHONE, "None")
+        assert operator.splashify_conn_id == "splashify_default"
+        with pytest.raises(AirflowFailException, match="release"):
+            operator.execute({})
+        assert posts(sandbox) == 0
+
+
+class TestRelease:
+    def test_a_conversation_is_released(self, run, sandbox):
+        result = run(SplashifyReleaseOperator, user_phone_number=PHONE)
+        assert (result["outcome"], result["agent_email"]) == ("released", None)
+        assert sandbox.workspace.conversations[PHONE].agent_email is None
+
+    def test_a_dry_run_sends_nothing(self, run, sandbox, log):
+        assert run(SplashifyReleaseOperator, user_phone_number=PHONE, dry_run=True)["outcome"] == "dry_run"
+        assert "would release …0101" in log.text
+        assert posts(sandbox) == 0
+
+    def test_no_conversation_may_be_skipped(self, run):
+        with pytest.raises(AirflowSkipException):
+            run(SplashifyReleaseOperator, user_phone_number=CLOSED, on_conversation_not_found="skip")
+
+
+class TestMaxRunAge:
+    HOURS = timedelta(hours=1)
+
+    def ago(self, hours):
+        return datetime.now(timezone.utc) - timedelta(hours=hours)
+
+    def test_a_run_within_its_age_acts(self, run):
+        context = {"data_interval_end": self.ago(7.9)}
+        assert run(user_phone_number=PHONE, agent_email=BEN, max_run_age=8 * self.HOURS, context=context)
+
+    def test_an_older_run_skips_and_says_how_old_it_is_and_how_to_force_it(self, run, sandbox):
+        context = {"data_interval_end": self.ago(51)}
+        with pytest.raises(AirflowSkipException) as raised:
+            run(user_phone_number=PHONE, agent_email=BEN, max_run_age=8 * self.HOURS, context=context)
+        assert "2 d 3 h ago" in str(raised.value)
+        assert "max_run_age is 8 h" in str(raised.value)
+        assert "To force" in str(raised.value)
+        assert posts(sandbox) == 0
+
+    @pytest.mark.parametrize(
+        "context",
+        [
+            {"data_interval_end": 9, "dag_run": {"run_after": 1}, "logical_date": 1},
+            {"dag_run": {"data_interval_end": 9, "run_after": 1, "logical_date": 1}},
+            {"dag_run": {"data_interval_end": None, "run_after": 9, "logical_date": 1}},
+            {"dag_run": {"logical_date": 9}},
+            {"dag_run": {}, "logical_date": 9},
+        ],
+    )
+    def test_age_is_measured_from_the_data_interval_then_from_when_it_was_due(self, context):
+        made = {
+            key: SimpleNamespace(**{name: hours and self.ago(hours) for name, hours in value.items()})
+            if isinstance(value, dict)
+            else self.ago(value)
+            for key, value in context.items()
+        }
+        made["ti"] = SimpleNamespace(start_date=self.ago(0), try_number=3)  # the clock of the retry
+        with pytest.raises(AirflowSkipException, match="9 h ago"):
+            skip_if_too_old(made, timedelta(hours=8))
+        skip_if_too_old(made, timedelta(hours=10))
+        skip_if_too_old(made, None)
+
+    def test_a_run_without_any_date_is_an_error_not_a_guess(self, run):
+        with pytest.raises(AirflowFailException, match="neither a data interval nor a date"):
+            run(user_phone_number=PHONE, agent_email=BEN, max_run_age=self.HOURS, context={"dag_run": None})
+
+
+def serialize(dag):
+    """Take a DAG through the form in which the scheduler gets it."""
+    try:
+        from airflow.serialization.serialized_objects import DagSerialization as Serializer
+    except ImportError:
+        from airflow.serialization.serialized_objects import SerializedDAG as Serializer
+    return Serializer.from_dict(Serializer.to_dict(dag))
+
+
+def test_a_dag_may_use_it_classic_mapped_and_with_taskflow_inputs():
+    with DAG("handover", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=timezone.utc)) as dag:
+
+        @task
+        def owner():
+            return ADA
+
+        SplashifyAssignOperator(
+            task_id="classic", user_phone_number="+{{ params.phone }}", agent_email=ADA, max_run_age=timedelta(hours=8)
+        )
+        fed = SplashifyAssignOperator(task_id="fed", user_phone_number=PHONE, agent_email=owner())
+        SplashifyAssignOperator.partial(
+            task_id="mapped", on_conversation_not_found="skip", max_run_age=timedelta(hours=8), dry_run=True
+        ).expand_kwargs([{"user_phone_number": PHONE, "agent_email": ADA}])
+        SplashifyReleaseOperator.partial(task_id="release").expand(user_phone_number=[PHONE])
+    assert fed.upstream_task_ids == {"owner"}
+    copy = serialize(dag)
+    assert set(copy.task_ids) == {"classic", "fed", "mapped", "owner", "release"}
+    assert list(copy.get_task("classic").template_fields) == ["user_phone_number", "agent_email", "splashify_conn_id"]
+
+
+def test_a_misspelt_argument_is_refused_when_the_dag_is_parsed():
+    with pytest.raises(TypeError, match="max_age"):
+        SplashifyAssignOperator.partial(task_id="mapped", max_age=1).expand(user_phone_number=[PHONE])
+
+
+@pytest.mark.parametrize("operator", [SplashifyAssignOperator, SplashifyReleaseOperator])
+def test_every_template_field_is_documented_as_one(operator):
+    for field in operator.template_fields:
+        line = operator.__doc__.split(f":param {field}:")[1].split(":param ")[0]
+        assert "(templated)" in line, field

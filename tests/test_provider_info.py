@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import logging
+import subprocess
+import sys
+import warnings
+from importlib.metadata import entry_points, version
+from pathlib import Path
+
+import airflow
+import jsonschema
+import pytest
+from packaging.version import Version
+
+import splashify_provider
+from splashify_provider.get_provider_info import get_provider_info
+
+AIRFLOW = Path(airflow.__file__).parent
+AIRFLOW_VERSION = Version(version("apache-airflow"))
+PACKAGE = Path(splashify_provider.__file__).parent
+
+
+def schema(name):
+    return json.loads((AIRFLOW / name).read_text())
+
+
+def test_it_is_valid_for_this_airflow():
+    jsonschema.validate(get_provider_info(), schema("provider_info.schema.json"))
+
+
+@pytest.mark.skipif(AIRFLOW_VERSION < Version("3.3"), reason="earlier schemas lack hook-name and conn-fields")
+def test_it_is_valid_for_the_stricter_schema_too():
+    # What a provider released by Airflow itself carries besides.
+    release = {"state": "ready", "source-date-epoch": 0, "versions": [splashify_provider.__version__]}
+    jsonschema.validate({**get_provider_info(), **release}, schema("provider.yaml.schema.json"))
+
+
+def test_it_is_found_by_its_entry_point_under_the_name_of_the_distribution():
+    (found,) = [point for point in entry_points(group="apache_airflow_provider") if point.value.startswith("splashify")]
+    assert found.load()() == get_provider_info()
+    assert found.dist.name == get_provider_info()["package-name"]
+    assert found.dist.version == splashify_provider.__version__
+
+
+def test_everything_it_names_exists():
+    def strings(value):
+        if isinstance(value, dict):
+            for item in value.values():
+                yield from strings(item)
+        elif isinstance(value, list):
+            for item in value:
+                yield from strings(item)
+        else:
+            yield value
+
+    named = [text for text in strings(get_provider_info()) if str(text).startswith("splashify_provider.")]
+    assert len(named) == 3
+    for name in named:
+        module, _, attribute = name.rpartition(".")
+        if attribute[0].isupper():
+            assert hasattr(importlib.import_module(module), attribute)
+        else:
+            importlib.import_module(name)
+
+
+def test_it_imports_nothing():
+    tree = ast.parse((PACKAGE / "get_provider_info.py").read_text())
+    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert imported == {"__future__", "typing"}
+
+
+def test_airflow_lists_the_connection_type_with_its_form_and_without_a_warning(caplog):
+    from airflow.providers_manager import ProvidersManager
+
+    with warnings.catch_warnings(record=True) as warned, caplog.at_level(logging.WARNING):
+        warnings.simplefilter("always")
+        manager = ProvidersManager()
+        assert "airflow-provider-splashify" in manager.providers
+        hook = manager.hooks["splashify"]
+        behaviour = manager.field_behaviours.get("splashify")
+    assert hook.hook_name == "Splashify Pro"
+    assert hook.connection_id_attribute_name == "splashify_conn_id"
+    assert hook.connection_testable
+    # Airflow 3.0 needs the FAB provider for a form with labels, which isn't part of it.
+    if behaviour is not None:
+        assert behaviour["relabeling"] == {"host": "Base URL", "password": "API key"}
+    else:
+        assert AIRFLOW_VERSION < Version("3.1")
+    texts = [str(warning.message) for warning in warned] + [record.getMessage() for record in caplog.records]
+    assert not [text for text in texts if "splashify" in text.lower()]
+
+
+@pytest.mark.skipif(AIRFLOW_VERSION < Version("3.2"), reason="fields come from the metadata since 3.2")
+def test_the_extras_are_fields_of_the_form():
+    from airflow.providers_manager import ProvidersManager
+
+    widgets = ProvidersManager().connection_form_widgets
+    names = {widget.field_name for key, widget in widgets.items() if key.startswith("extra__splashify__")}
+    assert names == {
+        "default_region", "timeout", "max_attempts", "requests_per_minute", "burst", "rate_limit_storage",
+        "auth_scheme", "proxies", "verify",
+    }  # fmt: skip
+
+
+IMPORTS = """
+import sys, json
+{}
+print(json.dumps(sorted(sys.modules)))
+"""
+
+
+def modules_after(statement):
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", IMPORTS.format(statement)], capture_output=True, text=True, check=True
+    )
+    return set(json.loads(result.stdout.splitlines()[-1]))
+
+
+def test_parsing_a_dag_loads_no_http_and_no_phone_library():
+    before = modules_after("from airflow.providers.common.compat.sdk import BaseOperator, AirflowFailException, AirflowSkipException")
+    after = modules_after("import splashify_provider.operators.splashify")
+    added = {name.split(".")[0] for name in after - before}
+    assert "splashify_provider" in added
+    assert not added & {"requests", "urllib3", "phonenumbers", "aiohttp", "tenacity"}
+    if AIRFLOW_VERSION >= Version("3.0"):  # Airflow 2 loads requests by itself
+        assert not after & {"requests", "phonenumbers", "aiohttp"}
+
+
+def test_the_package_root_is_a_version():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    assert [type(node).__name__ for node in tree.body] == ["Assign"]
+
+
+# Lower may not import upper; what a module may import of this package.
+LAYERS = {
+    "exceptions": set(),
+    "get_provider_info": set(),
+    "phone_numbers": {"exceptions"},
+    "hooks.settings": {"exceptions", "get_provider_info"},
+    "hooks.splashify": {"", "exceptions", "get_provider_info", "phone_numbers", "hooks.settings"},
+    "operators.splashify": {"exceptions", "hooks.splashify"},
+    "sandbox.workspace": set(),
+    "sandbox.server": {"sandbox.workspace"},
+    "sandbox.__main__": {"sandbox.server", "sandbox.workspace"},
+}
+
+
+def test_imports_run_downwards_only():
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        if path.name == "__init__.py":
+            continue
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        ours = [node.module for node in nodes if node.module and node.module.split(".")[0] == "splashify_provider"]
+        found[name] = {module.removeprefix("splashify_provider").lstrip(".") for module in ours}
+    assert found == LAYERS
