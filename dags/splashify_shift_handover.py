@@ -1,5 +1,4 @@
-"""
-Hand open conversations over at every shift change.
+"""Hand open conversations over at every shift change.
 
 At 06:00, 14:00 and 22:00 in Berlin this DAG reads the roster and the open conversations from a SQL
 database, works out who is on duty, assigns each conversation whose agent is not to somebody who is, and writes
@@ -39,8 +38,7 @@ SHIFT = timedelta(hours=8)
 def plan_handover(
     roster: list[dict[str, Any]], conversations: list[dict[str, Any]], at: datetime
 ) -> list[dict[str, Any]]:
-    """
-    Choose an agent for every conversation whose own is not on duty.
+    """Choose an agent for every conversation whose own is not on duty.
 
     :param roster: ``agent_email``, ``starts_at`` and ``ends_at`` (ISO 8601 with an offset) of each shift.
     :param conversations: ``user_phone_number`` and ``agent_email`` (None: unassigned) of each open one.
@@ -86,7 +84,9 @@ def plan_handover(
     tags=["splashify"],
     doc_md=__doc__,
 )
-def splashify_shift_handover():
+def splashify_shift_handover() -> None:
+    """Pull, plan, assign, write back."""
+
     @task(show_return_value_in_logs=False)  # phone numbers stay out of the log
     def pull() -> dict[str, list[dict[str, Any]]]:
         """Read the roster and the open conversations with their current agents."""
@@ -99,7 +99,9 @@ def splashify_shift_handover():
         return {
             "roster": rows("roster", ["agent_email", "starts_at", "ends_at"]),
             "conversations": rows(
-                "conversations", ["user_phone_number", "agent_email"], "WHERE status = 'open' ORDER BY user_phone_number"
+                "conversations",
+                ["user_phone_number", "agent_email"],
+                "WHERE status = 'open' ORDER BY user_phone_number",
             ),
         }
 

@@ -1,5 +1,4 @@
-"""
-Everything that can go wrong, as types.
+"""Everything that can go wrong, as types.
 
 ::
 
@@ -44,8 +43,7 @@ _LONGEST_QUOTE = 200
 
 
 def mask_phone_number(phone_number: str) -> str:
-    """
-    Shorten a phone number to what logs and errors may show: its last four digits.
+    """Shorten a phone number to what logs and errors may show: its last four digits.
 
     :param phone_number: A number in any form.
     :return: ``…`` and the last four digits.
@@ -54,8 +52,7 @@ def mask_phone_number(phone_number: str) -> str:
 
 
 def quote(text: object) -> str:
-    """
-    Make text from outside fit for a log line: one line, short, phone numbers masked.
+    """Make text from outside fit for a log line: one line, short, phone numbers masked.
 
     :param text: Anything that was typed by a person or sent by a server.
     :return: Printable text of at most 200 characters.
@@ -66,8 +63,7 @@ def quote(text: object) -> str:
 
 
 class SplashifyError(Exception):
-    """
-    Base of every error this package raises.
+    """Base of every error this package raises.
 
     :param message: What happened and what to do about it.
     """
@@ -102,8 +98,7 @@ class SplashifyConnectionError(SplashifyError):
 
 
 class SplashifyAPIError(SplashifyError):
-    """
-    Splashify answered, and the answer is not a success.
+    """Splashify answered, and the answer is not a success.
 
     :param status_code: The HTTP status of the answer.
     :param message: What happened and what to do about it.
@@ -120,8 +115,7 @@ class AuthenticationError(SplashifyAPIError):
 
 
 class PermissionDeniedError(SplashifyAPIError):
-    """
-    The key is known but may not do this.
+    """The key is known but may not do this.
 
     :param status_code: The HTTP status of the answer.
     :param message: What happened and what to do about it.
@@ -150,8 +144,7 @@ class BadRequestError(SplashifyAPIError):
 
 
 class RateLimitError(SplashifyAPIError):
-    """
-    The key's budget of requests is used up.
+    """The key's budget of requests is used up.
 
     :param status_code: The HTTP status of the answer.
     :param message: What happened and what to do about it.
@@ -179,18 +172,24 @@ class UnexpectedResponseError(SplashifyAPIError):
 _DOCUMENTED_REASONS: dict[str, tuple[type[SplashifyAPIError], str]] = {
     "agent not found": (
         AgentNotFoundError,
-        "Agent not found: {agent} is not in this Splashify workspace; {phone} was not assigned. Add them under "
-        "Settings → Team (or correct the address), then clear this task.",
+        (
+            "Agent not found: {agent} is not in this Splashify workspace; {phone} was not assigned. Add them under "
+            "Settings → Team (or correct the address), then clear this task."
+        ),
     ),
     "agent inactive": (
         AgentInactiveError,
-        "Agent inactive: {agent} is disabled in Splashify; {phone} was not assigned. Enable them under Settings → "
-        "Team (or take them off the roster), then clear this task.",
+        (
+            "Agent inactive: {agent} is disabled in Splashify; {phone} was not assigned. Enable them under Settings → "
+            "Team (or take them off the roster), then clear this task."
+        ),
     ),
     "conversation not found": (
         ConversationNotFoundError,
-        "Conversation not found: {phone} has no open conversation. It was resolved, or the customer must write "
-        "first; where that is normal, set on_conversation_not_found='skip'.",
+        (
+            "Conversation not found: {phone} has no open conversation. It was resolved, or the customer must write "
+            "first; where that is normal, set on_conversation_not_found='skip'."
+        ),
     ),
 }
 
@@ -205,8 +204,7 @@ def error_from_response(
     agent_email: str | None = None,
     now: datetime | None = None,
 ) -> SplashifyAPIError | None:
-    """
-    Read an answer of the assignment API.
+    """Read an answer of the assignment API.
 
     :param status_code: The HTTP status.
     :param headers: The answer's headers, looked up case-insensitively by the mapping itself.
@@ -281,9 +279,7 @@ def error_from_response(
     )
 
 
-def _permission_denied(
-    status_code: int, payload: dict[str, Any], answer: str, conn_id: str
-) -> PermissionDeniedError:
+def _permission_denied(status_code: int, payload: dict[str, Any], answer: str, conn_id: str) -> PermissionDeniedError:
     """Tell the three forms of 403 apart: IP allowlist, plan, and the rest."""
     if payload.get("code") == "ip_blocked":
         ip = _ip_address(payload.get("ip"))
@@ -320,8 +316,7 @@ def _ip_address(value: object) -> str | None:
 
 
 def _retry_after(headers: Mapping[str, str], payload: dict[str, Any], now: datetime) -> float | None:
-    """
-    Read ``Retry-After``: the header (seconds or a date), then the JSON body.
+    """Read ``Retry-After``: the header (seconds or a date), then the JSON body.
 
     RFC 9110 defines the header; Splashify's SDK says "the response body includes Retry-After".
     """

@@ -6,8 +6,7 @@ from typing import Any
 
 
 def get_provider_info() -> dict[str, Any]:
-    """
-    Describe the provider to Airflow.
+    """Describe the provider to Airflow.
 
     :return: A document in the form of Airflow's ``provider.yaml.schema.json``. ``conn-fields`` and
         ``ui-field-behaviour`` make the connection form on Airflow 3.2 and later.
@@ -58,7 +57,7 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "timeout": {
                         "label": "Timeout (s)",
-                        "description": "Seconds to wait for an answer; 30 unless set. Connecting gets at most 10 of them.",
+                        "description": "Seconds to wait for an answer, 30 unless set; connecting gets at most 10.",
                         "schema": {"type": ["number", "null"], "minimum": 0.1, "maximum": 600},
                     },
                     "max_attempts": {

@@ -1,5 +1,4 @@
-"""
-What people type into a phone number field, to the digits Splashify's API takes.
+"""What people type into a phone number field, to the digits Splashify's API takes.
 
 The vendor wants country code and number, "pure digits" (public-api/chat-assignment): ``919876543210``.
 Stripping everything else is how messages reach strangers: ten Indian digits without their 91 are an
@@ -46,8 +45,7 @@ _BRAZILIAN_WHATSAPP_ID = re.compile(r"(55[0-9]{2})([6-9][0-9]{7})")
 
 
 def normalize_phone_number(raw: object, default_region: str | None = None) -> str:
-    """
-    Turn a phone number as people, spreadsheets and CRMs write it into the API's form.
+    """Turn a phone number as people, spreadsheets and CRMs write it into the API's form.
 
     Text of digits only has up to two readings: international, as the API wants it, and national in
     ``default_region``. If both are valid and differ, the number is refused; so is everything else that
@@ -114,17 +112,15 @@ def _text(raw: object) -> str:
         return raw
     if isinstance(raw, (numbers.Real, Decimal)) and not isinstance(raw, bool):
         try:
-            whole = int(raw)
+            whole = int(raw)  # type: ignore[arg-type]  # all real numbers have it
         except (ValueError, OverflowError):  # NaN, infinity
             whole = 0
         if 0 < whole < 10**15 and whole == raw:
             return str(whole)
         _refuse("The phone number is a number that can't be one: NaN, zero, negative, too large or a fraction.")
-    _refuse(
-        "The phone number is missing (None)."
-        if raw is None
-        else f"A phone number must be text, not {type(raw).__name__}."
-    )
+    if raw is None:
+        _refuse("The phone number is missing (None).")
+    return _refuse(f"A phone number must be text, not {type(raw).__name__}.")
 
 
 def _ascii(text: str) -> str:

@@ -4,9 +4,12 @@ import json
 import logging
 import os
 import socket
-import ssl
 import tempfile
 import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import ssl
 
 # Before anything imports Airflow.
 os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="splashify-tests-")
@@ -15,11 +18,11 @@ os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "True"
 for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
     del os.environ[name]
 
-import pytest
+import pytest  # noqa: E402
 
-from splashify_provider.hooks.splashify import SplashifyHook
-from splashify_provider.sandbox.server import Sandbox
-from splashify_provider.sandbox.workspace import DEFAULT_KEY
+from splashify_provider.hooks.splashify import SplashifyHook  # noqa: E402
+from splashify_provider.sandbox.server import Sandbox  # noqa: E402
+from splashify_provider.sandbox.workspace import DEFAULT_KEY  # noqa: E402
 
 ADA, BEN, DAN = "ada@example.com", "ben@example.com", "dan@example.com"  # Dan is disabled
 PHONE = "12025550101"

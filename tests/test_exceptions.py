@@ -31,9 +31,7 @@ PHONE, ADA = "919876543210", "ada@example.com"
 
 def read(status, body="", **headers):
     headers = CaseInsensitiveDict({name.replace("_", "-"): value for name, value in headers.items()})
-    return error_from_response(
-        status, headers, body, conn_id="crm", user_phone_number=PHONE, agent_email=ADA, now=NOW
-    )
+    return error_from_response(status, headers, body, conn_id="crm", user_phone_number=PHONE, agent_email=ADA, now=NOW)
 
 
 def test_a_200_with_result_true_is_the_only_success():

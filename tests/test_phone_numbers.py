@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from decimal import Decimal
 
 import phonenumbers
@@ -83,7 +84,7 @@ READ = [
     (919876543210.0, None, "919876543210"),
     (919876543210, None, "919876543210"),
     (9876543210, "IN", "919876543210"),
-    (Decimal("919876543210"), None, "919876543210"),
+    (Decimal(919876543210), None, "919876543210"),
 ]
 
 REFUSED = [
@@ -186,9 +187,10 @@ def test_every_region_and_type_of_number_normalizes_from_every_notation():
     exceptions, checked = {}, 0
     for region, kind, number in example_numbers():
         e164 = phonenumbers.format_number(number, PhoneNumberFormat.E164)
-        notations = [(e164, None), (e164[1:], None)]
-        for form in (PhoneNumberFormat.INTERNATIONAL, PhoneNumberFormat.RFC3966):
-            notations.append((phonenumbers.format_number(number, form), None))
+        forms = (PhoneNumberFormat.INTERNATIONAL, PhoneNumberFormat.RFC3966)
+        notations = [
+            (text, None) for text in (e164, e164[1:], *(phonenumbers.format_number(number, form) for form in forms))
+        ]
         notations.append((phonenumbers.format_number(number, PhoneNumberFormat.NATIONAL), region))
         for text, default_region in notations:
             checked += 1
@@ -202,7 +204,9 @@ def test_every_region_and_type_of_number_normalizes_from_every_notation():
 
 REGIONS = st.sampled_from([None, "IN", "US", "DE", "GB", "SG", "BR", "MX", "AR", "IT", "JP"])
 PHONE_LIKE = st.text(alphabet="0123456789+-() ./xX,;#:@٣９\u200e", max_size=30)
-EXAMPLES = st.sampled_from([phonenumbers.format_number(number, PhoneNumberFormat.E164) for _, _, number in example_numbers()])
+EXAMPLES = st.sampled_from(
+    [phonenumbers.format_number(number, PhoneNumberFormat.E164) for _, _, number in example_numbers()]
+)
 
 
 @given(st.one_of(st.text(), PHONE_LIKE, EXAMPLES, EXAMPLES.map(lambda text: text[1:])), REGIONS)
@@ -220,15 +224,12 @@ def test_any_text_gives_digits_or_a_refusal_and_twice_is_once(text, region):
     try:
         again = normalize_phone_number(digits, region)
     except InvalidPhoneNumberError as error:  # never another number: at most "say which you mean"
-        assert "two readings" in str(error)
-    else:
-        assert again == digits
+        again = digits if "two readings" in str(error) else str(error)
+    assert again == digits
 
 
 @given(st.one_of(st.integers(), st.floats(), st.decimals(), st.none(), st.booleans(), st.binary(), st.lists(st.text())))
 @settings(max_examples=300, deadline=None)
 def test_any_other_value_gives_digits_or_a_refusal(value):
-    try:
+    with suppress(InvalidPhoneNumberError):
         assert re.fullmatch("[0-9]{8,15}", normalize_phone_number(value, "IN"))
-    except InvalidPhoneNumberError:
-        pass

@@ -31,7 +31,7 @@ def test_it_is_valid_for_this_airflow():
     jsonschema.validate(get_provider_info(), schema("provider_info.schema.json"))
 
 
-@pytest.mark.skipif(AIRFLOW_VERSION < Version("3.3"), reason="earlier schemas lack hook-name and conn-fields")
+@pytest.mark.skipif(Version("3.3") > AIRFLOW_VERSION, reason="earlier schemas lack hook-name and conn-fields")
 def test_it_is_valid_for_the_stricter_schema_too():
     # What a provider released by Airflow itself carries besides.
     release = {"state": "ready", "source-date-epoch": 0, "versions": [splashify_provider.__version__]}
@@ -88,12 +88,12 @@ def test_airflow_lists_the_connection_type_with_its_form_and_without_a_warning(c
     if behaviour is not None:
         assert behaviour["relabeling"] == {"host": "Base URL", "password": "API key"}
     else:
-        assert AIRFLOW_VERSION < Version("3.1")
+        assert Version("3.1") > AIRFLOW_VERSION
     texts = [str(warning.message) for warning in warned] + [record.getMessage() for record in caplog.records]
     assert not [text for text in texts if "splashify" in text.lower()]
 
 
-@pytest.mark.skipif(AIRFLOW_VERSION < Version("3.2"), reason="fields come from the metadata since 3.2")
+@pytest.mark.skipif(Version("3.2") > AIRFLOW_VERSION, reason="fields come from the metadata since 3.2")
 def test_the_extras_are_fields_of_the_form():
     from airflow.providers_manager import ProvidersManager
 
@@ -120,12 +120,14 @@ def modules_after(statement):
 
 
 def test_parsing_a_dag_loads_no_http_and_no_phone_library():
-    before = modules_after("from airflow.providers.common.compat.sdk import BaseOperator, AirflowFailException, AirflowSkipException")
+    before = modules_after(
+        "from airflow.providers.common.compat.sdk import BaseOperator, AirflowFailException, AirflowSkipException"
+    )
     after = modules_after("import splashify_provider.operators.splashify")
     added = {name.split(".")[0] for name in after - before}
     assert "splashify_provider" in added
     assert not added & {"requests", "urllib3", "phonenumbers", "aiohttp", "tenacity"}
-    if AIRFLOW_VERSION >= Version("3.0"):  # Airflow 2 loads requests by itself
+    if Version("3.0") <= AIRFLOW_VERSION:  # Airflow 2 loads requests by itself
         assert not after & {"requests", "phonenumbers", "aiohttp"}
 
 

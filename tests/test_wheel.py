@@ -74,7 +74,15 @@ def test_a_connection_is_added_on_the_command_line(airflow):
     airflow("db", "migrate")
     key, extra = "sk_live_x", '{"default_region": "IN"}'
     airflow(
-        "connections", "add", "splashify_default", "--conn-type", "splashify", "--conn-password", key, "--conn-extra", extra
+        "connections",
+        "add",
+        "splashify_default",
+        "--conn-type",
+        "splashify",
+        "--conn-password",
+        key,
+        "--conn-extra",
+        extra,
     )
     got = json.loads(airflow("connections", "get", "splashify_default", "-o", "json").stdout)[0]
     assert (got["conn_type"], got["password"]) == ("splashify", key)

@@ -1,5 +1,4 @@
-"""
-``make demo``: one shift hand-over, from an empty folder to a table of who holds what.
+"""``make demo``: one shift hand-over, from an empty folder to a table of who holds what.
 
 Starts the sandbox, fills a SQLite database with a team, and runs the DAG through Airflow twice: once with an
 agent on the roster who is disabled in Splashify, and once more after she has been enabled.
@@ -105,7 +104,9 @@ def report(sandbox: Sandbox, before: Counter[str], events: list[dict[str, object
         change = after[email] - before[email]
         print(f"    {email:<24} {before[email]:>7} {after[email]:>7} {f'{change:+d}' if change else '':>6}{note}")
     outcomes = Counter(
-        "assigned" if event["status"] == 200 else f"{event['message']}" + (f": {event['to']}" if event["message"] == "Agent inactive" else "")
+        "assigned"
+        if event["status"] == 200
+        else f"{event['message']}" + (f": {event['to']}" if event["message"] == "Agent inactive" else "")
         for event in events
     )
     meaning = {
@@ -168,7 +169,9 @@ def check_written_back(sandbox: Sandbox) -> None:
     chats = [chat for chat in sandbox.workspace.conversations.values() if chat.open]
     different = sum(table[chat.user_phone_number] != chat.agent_email for chat in chats)
     if different:
-        sys.exit(f"    {different} of {len(chats)} open conversations have another agent in the table than in Splashify!")
+        sys.exit(
+            f"    {different} of {len(chats)} open conversations have another agent in the table than in Splashify!"
+        )
     print(f"    The table agrees with Splashify on all {len(chats)} open conversations.")
 
 

@@ -19,8 +19,51 @@ TEAMS = {
     "late": ["Emeka Obi", "Freya Holm", "Goran Ilic", "Hana Sato"],
     "night": ["Ivo Marek", "Jaya Menon", "Kofi Asante", "Lucia Prado"],
 }
-FIRST = "Amir Bea Cai Dov Eva Finn Gia Hugo Iris Jo Kai Lea Mo Noa Oto Pia Quim Rui Sol Tess Uma Vito Wren Yara Zoe".split()
-LAST = "Adler Brandt Cruz Diaz Engel Fonda Greco Hale Ivanov Jansen Kruse Lopez Moran Nolan Okafor Park".split()
+FIRST = [
+    "Amir",
+    "Bea",
+    "Cai",
+    "Dov",
+    "Eva",
+    "Finn",
+    "Gia",
+    "Hugo",
+    "Iris",
+    "Jo",
+    "Kai",
+    "Lea",
+    "Mo",
+    "Noa",
+    "Oto",
+    "Pia",
+    "Quim",
+    "Rui",
+    "Sol",
+    "Tess",
+    "Uma",
+    "Vito",
+    "Wren",
+    "Yara",
+    "Zoe",
+]
+LAST = [
+    "Adler",
+    "Brandt",
+    "Cruz",
+    "Diaz",
+    "Engel",
+    "Fonda",
+    "Greco",
+    "Hale",
+    "Ivanov",
+    "Jansen",
+    "Kruse",
+    "Lopez",
+    "Moran",
+    "Nolan",
+    "Okafor",
+    "Park",
+]
 # Numbers that exist for fiction only: 555-0100 to 555-0199.
 AREA_CODES = (202, 312, 415)
 
@@ -47,8 +90,7 @@ def shift_at(moment: datetime) -> str:
 
 
 def make_team(moment: datetime) -> Team:
-    """
-    Make a team as it stands just before its conversations are handed over.
+    """Make a team as it stands just before its conversations are handed over.
 
     Of 290 conversations 250 are open. The shift on duty holds most of them, the outgoing one and nobody the
     other 60: those have to move. One agent on duty is disabled in Splashify, and some conversations have been
@@ -78,7 +120,7 @@ def make_team(moment: datetime) -> Team:
         elif number < 238:
             holder = email(chance.choice(TEAMS[outgoing]))
         else:
-            holder = None if number < 250 else email(chance.choice(sum(TEAMS.values(), [])))
+            holder = None if number < 250 else email(chance.choice(TEAMS[outgoing]))
         resolved_since = 230 <= number < 235
         conversations.append((phone, holder, "open" if number < 250 else "closed"))
         chats.append(
@@ -90,7 +132,9 @@ def make_team(moment: datetime) -> Team:
             }
         )
     agents = [
-        {"email": email(name), "name": name, "active": email(name) != disabled} for team in TEAMS.values() for name in team
+        {"email": email(name), "name": name, "active": email(name) != disabled}
+        for team in TEAMS.values()
+        for name in team
     ]
     return Team(roster, conversations, {"agents": agents, "conversations": chats}, disabled)
 

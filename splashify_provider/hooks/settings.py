@@ -13,8 +13,7 @@ from splashify_provider.exceptions import SplashifyConfigurationError, quote
 from splashify_provider.get_provider_info import get_provider_info
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from logging import Logger
+    from collections.abc import Callable, Mapping
 
     from airflow.providers.common.compat.sdk import Connection
 
@@ -27,8 +26,7 @@ _TRUE, _FALSE = {"true", "yes", "1"}, {"false", "no", "0"}
 
 @dataclass(frozen=True)
 class Settings:
-    """
-    What the hook needs to know, checked.
+    """What the hook needs to know, checked.
 
     :param url: The endpoint to POST to.
     :param api_key: The raw key. Not part of the repr.
@@ -56,8 +54,7 @@ class Settings:
         return urlsplit(self.url).netloc
 
     def allowed_proxies(self, proxies: Mapping[str, str]) -> dict[str, str]:
-        """
-        Keep plain http on this machine: to loopback directly, or through a proxy that is on it too.
+        """Keep plain http on this machine: to loopback directly, or through a proxy that is on it too.
 
         :param proxies: The connection's proxies and the environment's.
         :return: Those that may be used.
@@ -68,29 +65,28 @@ class Settings:
 
 
 def settings_from_connection(
-    connection: Connection, arguments: Mapping[str, Any], log: Logger
+    connection: Connection, arguments: Mapping[str, Any], warn: Callable[..., object]
 ) -> Settings:
-    """
-    Read and check a ``splashify`` connection.
+    """Read and check a ``splashify`` connection.
 
     :param connection: The Airflow connection.
     :param arguments: What the caller gave; wins over the connection's extras.
-    :param log: Where unknown extras are named.
+    :param warn: Logs a warning; called with a format and its arguments where extras are unknown.
     :return: The settings.
     :raises SplashifyConfigurationError: Naming the connection, the field and what it should be.
     """
-    return _Reader(connection, arguments, log).read()
+    return _Reader(connection, arguments, warn).read()
 
 
 class _Reader:
-    def __init__(self, connection: Connection, arguments: Mapping[str, Any], log: Logger) -> None:
+    def __init__(self, connection: Connection, arguments: Mapping[str, Any], warn: Callable[..., object]) -> None:
         self._connection = connection
         extra = connection.extra_dejson
         if not isinstance(extra, dict) or (not extra and (connection.extra or "").strip() not in ("", "{}", "null")):
             self._refuse("Extra must be a JSON object")
         known = get_provider_info()["connection-types"][0]["conn-fields"]
         if unknown := sorted(set(extra) - set(known)):
-            log.warning(
+            warn(
                 "Connection %r has extras that mean nothing here and are ignored: %s. Known are: %s.",
                 connection.conn_id,
                 ", ".join(quote(name) for name in unknown),
@@ -140,7 +136,9 @@ class _Reader:
     def _api_key(self) -> str:
         key = (self._connection.password or "").strip()
         if not key:
-            self._refuse("it has no API key (the connection's password); Splashify makes one under Settings → Developer")
+            self._refuse(
+                "it has no API key (the connection's password); Splashify makes one under Settings → Developer"
+            )
         if not key.isascii() or not key.isprintable() or " " in key:
             self._refuse(
                 "the API key (the connection's password) has characters that no key has: blanks, line breaks or "

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -47,8 +49,7 @@ _EMAIL = re.compile(
 
 @dataclass(frozen=True)
 class AssignmentResult:
-    """
-    What Splashify did.
+    """What Splashify did.
 
     :param user_phone_number: The customer's number as it was sent: digits only. Not part of the repr.
     :param agent_email: Who holds the conversation now; None if it was released.
@@ -61,8 +62,7 @@ class AssignmentResult:
 
 
 def validate_agent_email(agent_email: object) -> str:
-    """
-    Refuse anything but an e-mail address: the API takes an empty one for *release this conversation*.
+    """Refuse anything but an e-mail address: the API takes an empty one for *release this conversation*.
 
     :param agent_email: The address; blanks around it are dropped.
     :return: The address.
@@ -79,8 +79,7 @@ def validate_agent_email(agent_email: object) -> str:
 
 
 class SplashifyHook(BaseHook):
-    """
-    Assign Splashify Pro conversations to agents.
+    """Assign Splashify Pro conversations to agents.
 
     Every call is one POST, tried again (briefly, with jitter) only where waiting can heal it. That is safe:
     "re-assigning to the same agent is a no-op" (public-api/chat-assignment).
@@ -114,8 +113,7 @@ class SplashifyHook(BaseHook):
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
-        """
-        Describe the connection form to Airflow before 3.2; later versions read the provider's metadata.
+        """Describe the connection form to Airflow before 3.2; later versions read the provider's metadata.
 
         :return: The same labels and placeholders, under the names the older versions use.
         """
@@ -123,8 +121,7 @@ class SplashifyHook(BaseHook):
         return {key.replace("-", "_"): value for key, value in behaviour.items()}
 
     def assign(self, user_phone_number: object, agent_email: object) -> AssignmentResult:
-        """
-        Hand the customer's open conversation to an agent.
+        """Hand the customer's open conversation to an agent.
 
         :param user_phone_number: The customer's number, in any form :meth:`normalize_phone_number` reads.
         :param agent_email: The e-mail address of an active member of the workspace.
@@ -138,8 +135,7 @@ class SplashifyHook(BaseHook):
         return AssignmentResult(phone, email, message)
 
     def release(self, user_phone_number: object) -> AssignmentResult:
-        """
-        Take the customer's open conversation away from its agent: the only call that sends no agent.
+        """Take the customer's open conversation away from its agent: the only call that sends no agent.
 
         That an empty ``agent_email`` releases is said by the vendor's SDK (sdk-python, August 2026), not
         by the API's page.
@@ -154,8 +150,7 @@ class SplashifyHook(BaseHook):
         return AssignmentResult(phone, None, message)
 
     def normalize_phone_number(self, user_phone_number: object) -> str:
-        """
-        Turn a number into the API's form, reading national ones in the connection's default region.
+        """Turn a number into the API's form, reading national ones in the connection's default region.
 
         :param user_phone_number: The number, in any common notation.
         :return: Country code and number, digits only.
@@ -165,8 +160,7 @@ class SplashifyHook(BaseHook):
         return normalize_phone_number(user_phone_number, self._settings.default_region)
 
     def test_connection(self) -> tuple[bool, str]:
-        """
-        Prove address and key without touching a conversation.
+        """Prove address and key without touching a conversation.
 
         Sends an empty object, which the API must refuse with 400 ("missing fields") because it names no
         customer; a wrong key is refused earlier, with 401.
@@ -189,8 +183,7 @@ class SplashifyHook(BaseHook):
         )
 
     def get_conn(self) -> requests.Session:
-        """
-        Give the session that every call uses: authenticated, kept alive, built once on first use.
+        """Give the session that every call uses: authenticated, kept alive, built once on first use.
 
         :return: The session.
         :raises SplashifyConfigurationError: If the connection is wrong.
@@ -200,7 +193,7 @@ class SplashifyHook(BaseHook):
     @cached_property
     def _settings(self) -> Settings:
         connection = self.get_connection(self.splashify_conn_id)
-        settings = settings_from_connection(connection, self._arguments, self.log)
+        settings = settings_from_connection(connection, self._arguments, self.log.warning)
         _mask_secret(settings.api_key)
         return settings
 
@@ -237,9 +230,7 @@ class SplashifyHook(BaseHook):
         """POST once. Return Splashify's message, or raise the error that the answer (or its lack) is."""
         settings = self._settings
         try:
-            response = self._session.post(
-                settings.url, json=payload, timeout=settings.timeouts, allow_redirects=False
-            )
+            response = self._session.post(settings.url, json=payload, timeout=settings.timeouts, allow_redirects=False)
         except requests.RequestException as error:
             raise _connection_error(error, settings) from error
         except (OSError, UnicodeError) as error:  # a CA bundle or a host name that can't be used
@@ -273,8 +264,7 @@ class SplashifyHook(BaseHook):
 
 
 class _RawKey(AuthBase):
-    """
-    Authorization as Splashify wants it: the scheme and the raw key, not base64.
+    """Authorization as Splashify wants it: the scheme and the raw key, not base64.
 
     An auth object, because requests lets a netrc file replace a plain header.
     """
@@ -336,11 +326,11 @@ def _connection_error(error: requests.RequestException, settings: Settings) -> S
 
 def _mask_secret(secret: str) -> None:
     """Have Airflow replace the secret in task logs, by whichever door this version has."""
-    try:
-        from airflow.providers.common.compat.sdk import mask_secret  # common-compat 1.22 and later
-    except ImportError:
-        try:
-            from airflow.sdk.execution_time.secrets_masker import mask_secret  # Airflow 3.0 to 3.1
-        except ImportError:
-            from airflow.utils.log.secrets_masker import mask_secret  # Airflow 2
-    mask_secret(secret)
+    for module in (
+        "airflow.providers.common.compat.sdk",  # common-compat 1.22 and later
+        "airflow.sdk.execution_time.secrets_masker",  # Airflow 3.0 and 3.1
+        "airflow.utils.log.secrets_masker",  # Airflow 2
+    ):
+        with suppress(ImportError, AttributeError):
+            import_module(module).mask_secret(secret)
+            return

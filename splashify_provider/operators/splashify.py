@@ -53,8 +53,7 @@ class _ConversationOperator(BaseOperator):
         return SplashifyHook(self.splashify_conn_id)
 
     def execute(self, context: Mapping[str, Any]) -> dict[str, str | None]:
-        """
-        Send the one request this task is for.
+        """Send the one request this task is for.
 
         :param context: Airflow's task context.
         :return: ``outcome``, ``user_phone_number`` (last four digits), ``agent_email`` and ``message``.
@@ -106,8 +105,7 @@ class _ConversationOperator(BaseOperator):
 
 
 class SplashifyAssignOperator(_ConversationOperator):
-    """
-    Hand a customer's open conversation to an agent.
+    """Hand a customer's open conversation to an agent.
 
     Safe to retry and to clear: assigning again to the same agent changes nothing. What that can't
     guard against is clearing an *old* run, which would move today's conversation to a past shift's agent;
@@ -143,8 +141,7 @@ class SplashifyAssignOperator(_ConversationOperator):
 
 
 class SplashifyReleaseOperator(_ConversationOperator):
-    """
-    Take a customer's open conversation away from its agent, back to the unassigned.
+    """Take a customer's open conversation away from its agent, back to the unassigned.
 
     :param user_phone_number: The customer's phone number, with its country code (or national, where the
         connection has a ``default_region``). (templated)
@@ -174,8 +171,7 @@ def _summary(outcome: str, phone: str, agent_email: str | None, message: str) ->
 
 
 def skip_if_too_old(context: Mapping[str, Any], max_run_age: timedelta | None) -> None:
-    """
-    Guard a task against being run for a moment that has passed.
+    """Guard a task against being run for a moment that has passed.
 
     :param context: Airflow's task context.
     :param max_run_age: How long after it was due a run may still act; None for always.
@@ -199,8 +195,8 @@ def skip_if_too_old(context: Mapping[str, Any], max_run_age: timedelta | None) -
     if age > max_run_age:
         raise AirflowSkipException(
             f"This run was due {due:%Y-%m-%d %H:%M %Z}, {_words(age)} ago, and max_run_age is {_words(max_run_age)}: "
-            "its assignments may be out of date, so nothing was sent. Trigger a new run to assign as of now. To force this "
-            "one all the same, raise max_run_age in the DAG (or set it to None) and clear this task."
+            "its assignments may be out of date, so nothing was sent. Trigger a new run to assign as of now. To force "
+            "this one all the same, raise max_run_age in the DAG (or set it to None) and clear this task."
         )
 
 

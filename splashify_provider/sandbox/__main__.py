@@ -12,8 +12,7 @@ from splashify_provider.sandbox.workspace import DEFAULT_KEY
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """
-    Run the sandbox from the command line.
+    """Run the sandbox from the command line.
 
     :param arguments: The command line; the process's unless given.
     :return: The exit code.
@@ -27,9 +26,13 @@ def main(arguments: list[str] | None = None) -> int:
         'PUT /sandbox/scenarios/PHONE_OR_KEY {"scenario": "NAME"} (null ends it), '
         'PUT /sandbox/agents/EMAIL {"active": true}.',
     )
-    parser.add_argument("--port", type=int, default=8765, help="TCP port on 127.0.0.1; 0 for any (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=int, default=8765, help="TCP port on 127.0.0.1; 0 for any (default: %(default)s)"
+    )
     parser.add_argument("--key", default=DEFAULT_KEY, help="the API key that is accepted (default: %(default)s)")
-    parser.add_argument("--rate-limit", type=int, default=100, help="requests per window and key (default: %(default)s)")
+    parser.add_argument(
+        "--rate-limit", type=int, default=100, help="requests per window and key (default: %(default)s)"
+    )
     parser.add_argument("--window", type=float, default=60.0, help="the window, in seconds (default: %(default)s)")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds every answer takes longer (default: 0)")
     parser.add_argument("--seed", type=Path, help="JSON file of agents, conversations and scenarios")

@@ -126,8 +126,7 @@ SCENARIOS: dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]] = {
 
 
 def build_app(workspace: Workspace, latency: float = 0.0) -> web.Application:
-    """
-    Build the web application.
+    """Build the web application.
 
     :param workspace: The state it serves and changes.
     :param latency: Seconds that every API answer takes longer.
@@ -217,8 +216,7 @@ def build_app(workspace: Workspace, latency: float = 0.0) -> web.Application:
 
 
 def check_scenario(scenario: str) -> None:
-    """
-    Refuse a scenario that doesn't exist.
+    """Refuse a scenario that doesn't exist.
 
     :param scenario: A name, with or without a count behind it.
     :raises ValueError: Naming those that exist.
@@ -243,8 +241,7 @@ def _fields(payload: object) -> tuple[str, str, str]:
 
 
 class Sandbox:
-    """
-    A sandbox in a thread of this process, for tests and scripts.
+    """A sandbox in a thread of this process, for tests and scripts.
 
     ::
 

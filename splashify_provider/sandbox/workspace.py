@@ -38,8 +38,7 @@ class Conversation:
 
 
 class SlidingWindow:
-    """
-    So many requests in any period of this length; refused ones don't count.
+    """So many requests in any period of this length; refused ones don't count.
 
     :param limit: Requests.
     :param period: Seconds.
@@ -58,8 +57,7 @@ class SlidingWindow:
         return len(self._hits)
 
     def hit(self) -> float:
-        """
-        Take one request from the budget.
+        """Take one request from the budget.
 
         :return: 0 if there was one, else the seconds until there will be.
         """
@@ -71,8 +69,7 @@ class SlidingWindow:
 
 @dataclass
 class Workspace:
-    """
-    The sandbox's whole state.
+    """The sandbox's whole state.
 
     :param keys: The API keys that are accepted.
     :param rate_limit: Requests per ``window`` and key.
@@ -94,25 +91,23 @@ class Workspace:
     version: int = 0
 
     def load(self, seed: Mapping[str, Any] | Path | None = None) -> None:
-        """
-        Add what a seed describes.
+        """Add what a seed describes.
 
         :param seed: ``agents`` and ``conversations`` (lists of their fields) and ``scenarios`` (by phone
             number or key), as a mapping or a JSON file; a small example workspace unless given.
         """
-        if seed is None or isinstance(seed, Path):
-            seed = json.loads((seed or _DEFAULT_SEED).read_text(encoding="utf-8"))
-        for agent in seed.get("agents", []):
+        path = _DEFAULT_SEED if seed is None else seed
+        content = json.loads(path.read_text(encoding="utf-8")) if isinstance(path, Path) else path
+        for agent in content.get("agents", []):
             self.agents[agent["email"]] = Agent(**agent)
-        for conversation in seed.get("conversations", []):
+        for conversation in content.get("conversations", []):
             self.conversations[conversation["user_phone_number"]] = Conversation(**conversation)
-        for subject, scenario in seed.get("scenarios", {}).items():
+        for subject, scenario in content.get("scenarios", {}).items():
             self.set_scenario(subject, scenario)
         self.version += 1
 
     def set_scenario(self, subject: str, scenario: str | None) -> None:
-        """
-        Choose how requests are answered.
+        """Choose how requests are answered.
 
         :param subject: A customer's phone number (digits) or an API key.
         :param scenario: A name of :data:`splashify_provider.sandbox.server.SCENARIOS`, with ``:2`` behind it
@@ -125,8 +120,7 @@ class Workspace:
         self.scenarios[subject] = (name, int(times) if times else None)
 
     def take_scenario(self, subject: str) -> str | None:
-        """
-        Find the scenario for a request, and count it off.
+        """Find the scenario for a request, and count it off.
 
         :param subject: The request's phone number or key.
         :return: The scenario's name, if there is one.
@@ -145,8 +139,7 @@ class Workspace:
         return self.windows[key].hit()
 
     def assign(self, phone: str, agent_email: str) -> tuple[int, str]:
-        """
-        Assign a customer's conversation, or release it with an empty agent.
+        """Assign a customer's conversation, or release it with an empty agent.
 
         :return: The HTTP status, and the API's words for it.
         """
@@ -163,7 +156,9 @@ class Workspace:
         conversation.agent_email = holder
         return 200, "Chat Assigned Successfully" if agent_email else "Chat Unassigned Successfully"
 
-    def record(self, status: int, message: str, phone: str = "", agent: str | None = None, was: str | None = None) -> None:
+    def record(
+        self, status: int, message: str, phone: str = "", agent: str | None = None, was: str | None = None
+    ) -> None:
         """Keep what was answered, for the page and for tests."""
         self.version += 1
         self.answers[status] += 1

@@ -72,7 +72,9 @@ class TestPlan:
             handover.plan_handover(roster, [chat(1)], datetime(2026, 11, 23, 5, tzinfo=timezone.utc))
 
     def test_times_in_another_zone_mean_the_same_moment(self, handover):
-        roster = [{"agent_email": "ada", "starts_at": "2026-11-22T14:00:00+01:00", "ends_at": "2026-11-22T22:00:00+01:00"}]
+        roster = [
+            {"agent_email": "ada", "starts_at": "2026-11-22T14:00:00+01:00", "ends_at": "2026-11-22T22:00:00+01:00"}
+        ]
         assert handover.plan_handover(roster, [chat(1)], AT)
 
     def test_nobody_on_duty_fails_and_says_so(self, handover):
@@ -89,10 +91,15 @@ class TestPlan:
     def test_the_plan_depends_on_neither_order_nor_on_what_has_been_done_already(self, handover, random, agents, chats):
         roster = [shift(f"agent{number}@example.com", 13, 21) for number in range(agents)]
         conversations = [chat(number, random.choice([None, "gone@example.com"])) for number in range(chats)]
-        plan = {move["user_phone_number"]: move["agent_email"] for move in handover.plan_handover(roster, conversations, AT)}
+        plan = {
+            move["user_phone_number"]: move["agent_email"] for move in handover.plan_handover(roster, conversations, AT)
+        }
         assert len(plan) == chats
 
-        done = [{**row, "agent_email": plan[row["user_phone_number"]]} if random.random() < 0.5 else row for row in conversations]
+        done = [
+            {**row, "agent_email": plan[row["user_phone_number"]]} if random.random() < 0.5 else row
+            for row in conversations
+        ]
         random.shuffle(done)
         random.shuffle(roster)
         rest = {move["user_phone_number"]: move["agent_email"] for move in handover.plan_handover(roster, done, AT)}
@@ -101,7 +108,9 @@ class TestPlan:
 
     def test_conversations_spread_over_those_on_duty(self, handover):
         roster = [shift(f"agent{number}", 13, 21) for number in range(4)]
-        moves = handover.plan_handover(roster, [{"user_phone_number": str(n), "agent_email": None} for n in range(400)], AT)
+        moves = handover.plan_handover(
+            roster, [{"user_phone_number": str(n), "agent_email": None} for n in range(400)], AT
+        )
         counts = [sum(move["agent_email"] == f"agent{number}" for move in moves) for number in range(4)]
         assert min(counts) > 70
 
@@ -110,12 +119,18 @@ def test_the_demo_team_is_the_same_in_the_database_and_the_sandbox(seed, tmp_pat
     for hour in range(24):
         at = datetime(2026, 3, 29, hour, tzinfo=timezone.utc)  # the clocks change
         team = seed.make_team(at)
-        in_table = {"".join(filter(str.isdigit, phone)): holder for phone, holder, status in team.conversations if status == "open"}
+        in_table = {
+            "".join(filter(str.isdigit, phone)): holder
+            for phone, holder, status in team.conversations
+            if status == "open"
+        }
         in_sandbox = {chat["user_phone_number"]: chat["agent_email"] for chat in team.sandbox["conversations"]}
         assert in_table.items() <= in_sandbox.items()
         assert len(in_table) == 250
         on_duty = {
-            agent for agent, start, end in team.roster if datetime.fromisoformat(start) <= at < datetime.fromisoformat(end)
+            agent
+            for agent, start, end in team.roster
+            if datetime.fromisoformat(start) <= at < datetime.fromisoformat(end)
         }
         assert on_duty == {seed.email(name) for name in seed.TEAMS[seed.shift_at(at)]}
         assert team.disabled in on_duty
@@ -151,7 +166,12 @@ def airflow_run(seed, tmp_path):
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "AIRFLOW_CONN_SPLASHIFY_DEFAULT": json.dumps(
-                {"conn_type": "splashify", "password": "sk_live_sandbox", "host": sandbox.base_url, "extra": {"max_attempts": 1}}
+                {
+                    "conn_type": "splashify",
+                    "password": "sk_live_sandbox",
+                    "host": sandbox.base_url,
+                    "extra": {"max_attempts": 1},
+                }
             ),
             "AIRFLOW_CONN_SUPPORT_DB": json.dumps({"conn_type": "sqlite", "host": str(database)}),
         }
@@ -219,7 +239,6 @@ def test_the_same_run_again_and_a_repaired_run_end_in_the_same_state(airflow_run
     assert code == 0, log
     assert state() == repaired
     assert sandbox.workspace.answers[200] == 0  # nothing was left to send
-
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ def read(arguments=None, **fields):
     fields = {"conn_id": "crm", "conn_type": "splashify", "password": "sk_live_x", **fields}
     if isinstance(fields.get("extra"), dict):
         fields["extra"] = json.dumps(fields["extra"])
-    return settings_from_connection(Connection(**fields), arguments or {}, logging.getLogger("crm"))
+    return settings_from_connection(Connection(**fields), arguments or {}, logging.getLogger("crm").warning)
 
 
 def refused(**fields):
@@ -64,7 +64,7 @@ def test_a_connection_given_as_a_uri_gives_the_same_endpoint(uri, url, monkeypat
     from airflow.providers.common.compat.sdk import BaseHook
 
     monkeypatch.setenv("AIRFLOW_CONN_CRM", uri)
-    settings = settings_from_connection(BaseHook.get_connection("crm"), {}, logging.getLogger())
+    settings = settings_from_connection(BaseHook.get_connection("crm"), {}, logging.getLogger().warning)
     assert settings.url == url + ENDPOINT
     assert settings.api_key == "sk_live_x"
 
@@ -127,15 +127,27 @@ DEFAULTS = {
     ("extra", "arguments", "expected"),
     [
         ({}, {}, {}),
-        ({"timeout": 5, "max_attempts": 2, "default_region": "IN"}, {}, {"timeouts": (5, 5), "max_attempts": 2, "default_region": "IN"}),
+        (
+            {"timeout": 5, "max_attempts": 2, "default_region": "IN"},
+            {},
+            {"timeouts": (5, 5), "max_attempts": 2, "default_region": "IN"},
+        ),
         ({"timeout": 5}, {"timeout": 60}, {"timeouts": (10, 60)}),
         ({"timeout": "5.5", "max_attempts": "4"}, {}, {"timeouts": (5.5, 5.5), "max_attempts": 4}),
         ({"max_attempts": 2}, {"max_attempts": 5}, {"max_attempts": 5}),
         ({"default_region": "IN"}, {"default_region": "GB"}, {"default_region": "GB"}),
         ({"default_region": "IN"}, {"default_region": None}, {"default_region": "IN"}),
         # blank is unset, in an extra and in a form's empty field
-        ({name: "" for name in ("timeout", "max_attempts", "default_region", "auth_scheme", "proxies", "verify")}, {}, {}),
-        ({name: None for name in ("timeout", "max_attempts", "default_region", "auth_scheme", "proxies", "verify")}, {}, {}),
+        (
+            dict.fromkeys(("timeout", "max_attempts", "default_region", "auth_scheme", "proxies", "verify"), ""),
+            {},
+            {},
+        ),
+        (
+            dict.fromkeys(("timeout", "max_attempts", "default_region", "auth_scheme", "proxies", "verify")),
+            {},
+            {},
+        ),
         ({"timeout": "  ", "proxies": {}}, {}, {}),
         ({"timeout": 5}, {"timeout": ""}, {"timeouts": (5, 5)}),
         ({"auth_scheme": "bearer"}, {}, {"auth_scheme": "Bearer"}),

@@ -83,9 +83,10 @@ class TestAssigning:
 
     @pytest.mark.parametrize(
         "email",
-        [None, "", "  ", "\n", "None", "none", "null", "nan", "ada", "ada@", "@example.com", "ada@example", "a b@example.com",
-         "ada@example.com,ben@example.com", "Ada <ada@example.com>", "ada@example.com\nX: 1", "ada@example..com",
-         "ada@-example.com", "ada@example.com\u200b", 5, True, b"ada@example.com", ["ada@example.com"], "a" * 250 + "@example.com"],
+        [None, "", "  ", "\n", "None", "none", "null", "nan", "ada", "ada@", "@example.com", "ada@example",
+         "a b@example.com", "ada@example.com,ben@example.com", "Ada <ada@example.com>", "ada@example.com\nX: 1",
+         "ada@example..com", "ada@-example.com", "ada@example.com\u200b", 5, True, b"ada@example.com",
+         ["ada@example.com"], "a" * 250 + "@example.com"],
     )  # fmt: skip
     def test_anything_but_an_address_sends_nothing(self, hook, sandbox, email):
         with pytest.raises(InvalidAgentEmailError, match="Nothing was sent.*release"):
@@ -174,7 +175,12 @@ class TestAnswers:
         assert hook.assign(PHONE, BEN).agent_email == BEN
 
     def test_every_scenario_of_the_sandbox_is_tried_here(self):
-        marks = [mark for name, test in vars(TestAnswers).items() if name.startswith("test_") for mark in getattr(test, "pytestmark", [])]
+        marks = [
+            mark
+            for name, test in vars(TestAnswers).items()
+            if name.startswith("test_")
+            for mark in getattr(test, "pytestmark", [])
+        ]
         tried = {case[0] for mark in marks for case in mark.args[1] if isinstance(case, tuple)}
         assert set(SCENARIOS) - tried == {"hang"}  # in TestAccidents
 
@@ -197,7 +203,9 @@ class TestAnswers:
 
 
 class TestWaiting:
-    @pytest.mark.parametrize(("scenario", "least"), [("rate_limited_header", 2), ("rate_limited_body", 2), ("rate_limited_date", 1.5)])
+    @pytest.mark.parametrize(
+        ("scenario", "least"), [("rate_limited_header", 2), ("rate_limited_body", 2), ("rate_limited_date", 1.5)]
+    )
     def test_retry_after_is_the_least_and_jitter_comes_on_top(self, hook, sandbox, sleeps, scenario, least):
         sandbox.workspace.set_scenario(PHONE, scenario)
         with pytest.raises(RateLimitError) as raised:
@@ -259,7 +267,9 @@ class TestAccidents:
                 waiting.setblocking(False)
                 waiting.connect_ex(server.getsockname())
             self.fails(
-                self.hook(connect, f"http://127.0.0.1:{server.getsockname()[1]}", sleeps), "no connection within 0.3 s", sleeps
+                self.hook(connect, f"http://127.0.0.1:{server.getsockname()[1]}", sleeps),
+                "no connection within 0.3 s",
+                sleeps,
             )
             for waiting in full:
                 waiting.close()

@@ -16,7 +16,10 @@ KEY = "sk_live_sandbox"
 def post(sandbox):
     def send(payload=None, key=KEY, path="/public/assignment/", **arguments):
         headers = {"Authorization": f"Basic {key}"} if key else {}
-        arguments = {"json": {"user_phone_number": PHONE, "agent_email": BEN} if payload is None else payload, **arguments}
+        arguments = {
+            "json": {"user_phone_number": PHONE, "agent_email": BEN} if payload is None else payload,
+            **arguments,
+        }
         return requests.post(sandbox.base_url + path, headers=headers, allow_redirects=False, timeout=5, **arguments)
 
     return send
@@ -62,14 +65,30 @@ def test_a_form_is_refused(post):
     assert post(json=None, data={"user_phone_number": PHONE, "agent_email": ADA}).status_code == 400
 
 
-@pytest.mark.parametrize("payload", [{"user_phone_number": PHONE}, {"user_phone_number": PHONE, "agent_email": ""}, {"user_phone_number": PHONE, "agent_email": None}])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"user_phone_number": PHONE},
+        {"user_phone_number": PHONE, "agent_email": ""},
+        {"user_phone_number": PHONE, "agent_email": None},
+    ],
+)
 def test_an_empty_agent_releases(post, sandbox, payload):
     assert post(payload).json()["result"] is True
     assert sandbox.workspace.conversations[PHONE].agent_email is None
 
 
 @pytest.mark.parametrize(
-    "authorization", [None, KEY, f"Bearer {KEY}", "Basic c2tfbGl2ZV9zYW5kYm94Og==", f"basic {KEY}", "Basic sk_live_other", "Basic sk_sandbox_nonsense"]
+    "authorization",
+    [
+        None,
+        KEY,
+        f"Bearer {KEY}",
+        "Basic c2tfbGl2ZV9zYW5kYm94Og==",
+        f"basic {KEY}",
+        "Basic sk_live_other",
+        "Basic sk_sandbox_nonsense",
+    ],
 )
 def test_anything_but_the_raw_key_is_401(sandbox, authorization):
     headers = {"Authorization": authorization} if authorization else {}
@@ -146,7 +165,13 @@ def test_the_state_is_json(post, sandbox):
     post()
     post({})
     state = requests.get(f"{sandbox.url}/sandbox/state", timeout=5).json()
-    assert state["requests"] == {"total": 2, "by_status": {"200": 1, "400": 1}, "in_window": 2, "rate_limit": 100, "window": 60.0}
+    assert state["requests"] == {
+        "total": 2,
+        "by_status": {"200": 1, "400": 1},
+        "in_window": 2,
+        "rate_limit": 100,
+        "window": 60.0,
+    }
     assert {"email": ADA, "name": "Ada", "active": True} in state["agents"]
     assert [chat["agent_email"] for chat in state["conversations"] if chat["user_phone_number"] == PHONE] == [BEN]
     assert (state["events"][1]["from"], state["events"][1]["to"]) == (ADA, BEN)
