@@ -68,18 +68,18 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "requests_per_minute": {
                         "label": "Requests per minute",
-                        "description": "The share of the key's rate limit this Airflow may use; 90 of the "
-                        "vendor's 100 unless set.",
+                        "description": "Not in use yet. The share of the key's rate limit this Airflow may use: 90 of the "
+                        "vendor's 100.",
                         "schema": {"type": ["number", "null"], "minimum": 1, "maximum": 100000},
                     },
                     "burst": {
                         "label": "Burst",
-                        "description": "How many requests may go out at once before pacing sets in.",
+                        "description": "Not in use yet. How many requests may go out at once before pacing sets in.",
                         "schema": {"type": ["integer", "null"], "minimum": 1, "maximum": 100000},
                     },
                     "rate_limit_storage": {
                         "label": "Rate limit storage",
-                        "description": "Where the pacing is counted: memory:// (each process for itself) or "
+                        "description": "Not in use yet. Where the pacing is counted: memory:// (each process for itself) or "
                         "redis://host:6379/0 (all workers together).",
                         "schema": {"type": ["string", "null"]},
                     },

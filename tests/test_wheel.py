@@ -53,6 +53,11 @@ def airflow(wheel, tmp_path_factory):
     return run
 
 
+def table(result):
+    """Read a command's JSON, before which some versions print log lines."""
+    return json.loads(result.stdout[result.stdout.index("[{") :])
+
+
 def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"splashify_provider"}
@@ -63,9 +68,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
 
 def test_airflow_lists_the_provider(airflow):
     listed = airflow("providers", "list", "-o", "json")
-    (ours,) = [row for row in json.loads(listed.stdout) if row["package_name"] == "airflow-provider-splashify"]
+    (ours,) = [row for row in table(listed) if row["package_name"] == "airflow-provider-splashify"]
     assert ours["version"] == version("airflow-provider-splashify")
-    hooks = json.loads(airflow("providers", "hooks", "-o", "json").stdout)
+    hooks = table(airflow("providers", "hooks", "-o", "json"))
     assert "splashify" in [row["connection_type"] for row in hooks]
     assert "splashify" not in listed.stderr.lower()  # no warning
 
@@ -84,5 +89,5 @@ def test_a_connection_is_added_on_the_command_line(airflow):
         "--conn-extra",
         extra,
     )
-    got = json.loads(airflow("connections", "get", "splashify_default", "-o", "json").stdout)[0]
+    got = table(airflow("connections", "get", "splashify_default", "-o", "json"))[0]
     assert (got["conn_type"], got["password"]) == ("splashify", key)

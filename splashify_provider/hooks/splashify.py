@@ -231,13 +231,15 @@ class SplashifyHook(BaseHook):
         settings = self._settings
         try:
             response = self._session.post(settings.url, json=payload, timeout=settings.timeouts, allow_redirects=False)
+        # Raised `from None`: the frames behind these errors hold the Authorization header, and Airflow 3.0's
+        # console and Sentry show the variables of every frame.
         except requests.RequestException as error:
-            raise _connection_error(error, settings) from error
+            raise _connection_error(error, settings) from None
         except (OSError, UnicodeError) as error:  # a CA bundle or a host name that can't be used
             raise SplashifyConfigurationError(
                 f"Connection {self.splashify_conn_id!r} can't be used: {quote(error)}. Check its Base URL, verify "
                 "and proxies."
-            ) from error
+            ) from None
         # A server may repeat the key in its answer; nothing behind this line sees it.
         body = response.content.decode("utf-8", "replace").replace(settings.api_key, "***")
         error_ = error_from_response(

@@ -91,10 +91,12 @@ class _ConversationOperator(BaseOperator):
             )
 
     def _fail(self, error: SplashifyError) -> NoReturn:
-        # Said on a line of its own as well: Airflow 3's UI puts the stack trace below the exception's text.
+        # Said on a line of its own as well: Airflow 3's UI puts the stack trace below the exception's text. The
+        # trace into the hook would add nothing but its variables, the phone number among them.
         self.log.error("%s", error)
+        error.with_traceback(None)
         if error.retryable:
-            raise error
+            raise error from None
         raise AirflowFailException(str(error)) from error
 
     def _send(self) -> AssignmentResult:

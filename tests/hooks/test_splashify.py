@@ -251,6 +251,10 @@ class TestAccidents:
         assert len(sleeps) == 2
         assert "safe to try again" in str(raised.value)
         assert KEY not in str(raised.value)
+        # Nor in any variable of a frame that tools like Sentry would show.
+        assert raised.value.__suppress_context__
+        shown = [repr(value) for entry in raised.traceback for value in entry.frame.f_locals.values()]
+        assert not [text for text in shown if KEY in text]
 
     def test_refused(self, connect, sleeps):
         with socket.create_server(("127.0.0.1", 0)) as server:
