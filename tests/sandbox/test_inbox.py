@@ -24,7 +24,7 @@ def test_each_inbox_follows_what_happens_by_itself(browser_page, sandbox, connec
     assert (count(page, ADA), count(page, BEN), count(page, "Unassigned")) == (4, 3, 4)
     connect(sandbox.base_url)
     SplashifyHook().assign(PHONE, BEN)
-    page.wait_for_selector(".chat.moved")
+    page.wait_for_selector(".inbox .chat.moved")
     assert (count(page, ADA), count(page, BEN)) == (3, 4)
     assert "Ada → Ben" in page.locator("#activity li").first.inner_text()
     SplashifyHook().release(PHONE)
