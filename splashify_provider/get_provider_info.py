@@ -68,8 +68,7 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "requests_per_minute": {
                         "label": "Requests per minute",
-                        "description": "Not in use yet. The share of the key's rate limit this Airflow may use: 90 of the "
-                        "vendor's 100.",
+                        "description": "Not in use yet. The share of the key's rate limit this Airflow may use.",
                         "schema": {"type": ["number", "null"], "minimum": 1, "maximum": 100000},
                     },
                     "burst": {
@@ -79,8 +78,7 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "rate_limit_storage": {
                         "label": "Rate limit storage",
-                        "description": "Not in use yet. Where the pacing is counted: memory:// (each process for itself) or "
-                        "redis://host:6379/0 (all workers together).",
+                        "description": "Not in use yet. Where pacing is counted: memory:// or redis://host:6379/0.",
                         "schema": {"type": ["string", "null"]},
                     },
                     "auth_scheme": {
