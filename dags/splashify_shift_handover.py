@@ -47,10 +47,17 @@ def plan_handover(
     """
     on_duty = set()
     for shift in roster:
-        starts_at, ends_at = (datetime.fromisoformat(shift[key]) for key in ("starts_at", "ends_at"))
-        if starts_at.tzinfo is None or ends_at.tzinfo is None:
-            raise AirflowFailException(f"{shift} has no UTC offset in its times. Add one, then clear the pull task.")
-        if starts_at <= at < ends_at:
+        try:
+            starts_at, ends_at = (
+                datetime.fromisoformat(shift[key].replace("Z", "+00:00")) for key in ("starts_at", "ends_at")
+            )
+            is_on_duty = starts_at <= at < ends_at
+        except (ValueError, TypeError):  # no time at all; or one without an offset, which can't be compared
+            raise AirflowFailException(
+                f"The shift {shift} must start and end in ISO 8601 with a UTC offset, such as "
+                "2026-11-22T06:00:00+01:00. Correct the roster, then clear the pull task."
+            ) from None
+        if is_on_duty:
             on_duty.add(shift["agent_email"])
     if not on_duty:
         raise AirflowFailException(f"Nobody is on duty at {at}. Add a shift to the roster, then clear the pull task.")

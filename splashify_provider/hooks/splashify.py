@@ -104,12 +104,12 @@ class SplashifyHook(BaseHook):
         default_region: str | None = None,
         timeout: float | None = None,
         max_attempts: int | None = None,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] | None = None,
     ) -> None:
         super().__init__()
         self.splashify_conn_id = splashify_conn_id
         self._arguments = {"default_region": default_region, "timeout": timeout, "max_attempts": max_attempts}
-        self._sleep = sleep
+        self._sleep = sleep or time.sleep
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:

@@ -3,9 +3,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
+import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -81,10 +85,15 @@ class TestPlan:
         with pytest.raises(AirflowFailException, match="Nobody is on duty at 2026-11-22 13:00.*Add a shift"):
             handover.plan_handover([shift("ada", 5, 13)], [chat(1)], AT)
 
-    def test_a_time_without_an_offset_is_not_guessed(self, handover):
-        naive = {"agent_email": "ada", "starts_at": "2026-11-22T05:00:00", "ends_at": "2026-11-22T23:00:00"}
-        with pytest.raises(AirflowFailException, match="UTC offset"):
-            handover.plan_handover([naive], [chat(1)], AT)
+    @pytest.mark.parametrize("time", ["2026-11-22T05:00:00", "2026-11-22", "soon", ""])
+    @pytest.mark.parametrize("field", ["starts_at", "ends_at"])
+    def test_a_time_without_an_offset_is_not_guessed(self, handover, field, time):
+        with pytest.raises(AirflowFailException, match="UTC offset.*Correct the roster"):
+            handover.plan_handover([shift("ada", 5, 23), {**shift("ben", 5, 23), field: time}], [chat(1)], AT)
+
+    def test_z_is_an_offset(self, handover):
+        roster = [{"agent_email": "ada", "starts_at": "2026-11-22T13:00:00Z", "ends_at": "2026-11-22T21:00:00Z"}]
+        assert handover.plan_handover(roster, [chat(1)], AT)
 
     @given(st.randoms(use_true_random=False), st.integers(1, 6), st.integers(0, 40))
     @settings(max_examples=50, deadline=None)
@@ -150,57 +159,67 @@ def test_the_dag_is_what_its_docstring_says(handover):
 
 
 @pytest.fixture
-def airflow_run(seed, tmp_path):
-    """Run the DAG through Airflow itself, on SQLite, against the sandbox, from the demo's team."""
-    database, now = tmp_path / "support.db", datetime.now(timezone.utc)
-    team = seed.make_team(now)
-    # Ten conversations that have to move and two that stay are enough here.
-    few = [row for row in team.conversations if row[2] == "open"]
-    team = type(team)(team.roster, few[:2] + few[225:], team.sandbox, team.disabled)
-    seed.write_database(database, team)
-    with Sandbox(team.sandbox) as sandbox:
-        environment = {
+def team(seed):
+    """The demo's team, with fewer conversations: two that stay and 25 that have to move."""
+    made = seed.make_team(datetime.now(timezone.utc))
+    few = [row for row in made.conversations if row[2] == "open"]
+    return type(made)(made.roster, few[:2] + few[225:], made.sandbox, made.disabled)
+
+
+class AirflowRun:
+    """Runs the DAG through Airflow itself against the sandbox."""
+
+    def __init__(self, team, sandbox, folder, database):
+        self.team, self.sandbox, self.now = team, sandbox, datetime.now(timezone.utc)
+        splashify = {"conn_type": "splashify", "password": "sk_live_sandbox", "host": sandbox.base_url}
+        self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW__")},
-            "AIRFLOW_HOME": str(tmp_path / "airflow"),
+            "AIRFLOW_HOME": str(folder / "airflow"),
             "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "AIRFLOW_CONN_SPLASHIFY_DEFAULT": json.dumps(
-                {
-                    "conn_type": "splashify",
-                    "password": "sk_live_sandbox",
-                    "host": sandbox.base_url,
-                    "extra": {"max_attempts": 1},
-                }
-            ),
-            "AIRFLOW_CONN_SUPPORT_DB": json.dumps({"conn_type": "sqlite", "host": str(database)}),
+            "AIRFLOW_CONN_SPLASHIFY_DEFAULT": json.dumps(splashify),
+            "AIRFLOW_CONN_SUPPORT_DB": json.dumps(database),
         }
+        assert self._airflow("db", "migrate").returncode == 0
 
-        def airflow(*command):
-            return subprocess.run(["airflow", *command], env=environment, capture_output=True, text=True, check=False)
+    def _airflow(self, *command):
+        return subprocess.run(["airflow", *command], env=self._environment, capture_output=True, text=True, check=False)
 
-        assert airflow("db", "migrate").returncode == 0
+    def __call__(self, at=None):
+        result = self._airflow("dags", "test", DAG_ID, (at or self.now).isoformat())
+        # Airflow 3.0 prints what tasks and supervisor say to each other, whatever the log level.
+        lines = (result.stdout + result.stderr).splitlines()
+        log = "\n".join(line for line in lines if "[debug" not in line)
+        assert "sk_live_sandbox" not in log
+        for phone, *_ in self.team.conversations:
+            assert phone not in log
+            assert digits(phone) not in log
+        return result.returncode, log
 
-        def run(at=now):
-            result = airflow("dags", "test", DAG_ID, at.isoformat())
-            # Airflow 3.0 prints what tasks and supervisor say to each other, whatever the log level.
-            lines = (result.stdout + result.stderr).splitlines()
-            log = "\n".join(line for line in lines if "[debug" not in line)
-            assert "sk_live_sandbox" not in log
-            for phone in [phone for phone, *_ in team.conversations]:
-                assert phone not in log
-                assert "".join(filter(str.isdigit, phone)) not in log
-            return result.returncode, log
+    def in_splashify(self):
+        held = {chat.user_phone_number: chat.agent_email for chat in self.sandbox.workspace.conversations.values()}
+        return {digits(phone): held[digits(phone)] for phone, *_ in self.team.conversations}
 
-        run.team, run.sandbox, run.now = team, sandbox, now
-        run.table = lambda: rows(database)
+
+def digits(phone):
+    return "".join(filter(str.isdigit, phone))
+
+
+@pytest.fixture
+def airflow_run(seed, team, tmp_path):
+    database = tmp_path / "support.db"
+    seed.write_database(database, team)
+
+    def in_table():
+        with closing(sqlite3.connect(database)) as connection:
+            rows = connection.execute("SELECT user_phone_number, agent_email FROM conversations").fetchall()
+        return {digits(phone): agent for phone, agent in rows}
+
+    with Sandbox(team.sandbox) as sandbox:
+        run = AirflowRun(team, sandbox, tmp_path, {"conn_type": "sqlite", "host": str(database)})
+        run.in_table = in_table
         yield run
-
-
-def rows(database):
-    with closing(sqlite3.connect(database)) as connection:
-        found = connection.execute("SELECT user_phone_number, agent_email FROM conversations").fetchall()
-    return {"".join(filter(str.isdigit, phone)): agent for phone, agent in found}
 
 
 @pytest.mark.slow
@@ -208,9 +227,7 @@ def test_the_same_run_again_and_a_repaired_run_end_in_the_same_state(airflow_run
     sandbox, team = airflow_run.sandbox, airflow_run.team
 
     def state():
-        held = {chat.user_phone_number: chat.agent_email for chat in sandbox.workspace.conversations.values()}
-        table = airflow_run.table()
-        return {phone: held[phone] for phone in table}, table
+        return airflow_run.in_splashify(), airflow_run.in_table()
 
     before, _ = state()
     code, log = airflow_run()
@@ -245,10 +262,61 @@ def test_the_same_run_again_and_a_repaired_run_end_in_the_same_state(airflow_run
 
 @pytest.mark.slow
 def test_an_old_run_moves_nothing(airflow_run):
-    before = airflow_run.table()
+    before = airflow_run.in_table()
     # On duty then were others; moving to them now would be wrong.
     code, log = airflow_run(airflow_run.now - timedelta(hours=25))
     assert code == 0, log
     assert "max_run_age is 8 h" in log
     assert airflow_run.sandbox.workspace.answers == {}
-    assert airflow_run.table() == before
+    assert airflow_run.in_table() == before
+
+
+@pytest.fixture
+def postgres():
+    """A PostgreSQL server of its own, which Debian's packages run as the user postgres only."""
+    (*_, binaries) = [None, *sorted(Path("/usr/lib/postgresql").glob("*/bin"))]
+    if (binaries is None or os.getuid() != 0) and not os.environ.get("CI"):
+        pytest.skip("needs root and Debian's postgresql")
+    folder = Path(tempfile.mkdtemp(prefix="splashify-pg-"))
+    shutil.chown(folder, "postgres")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+
+    def server(program, *options):
+        command = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", str(binaries / program)]
+        subprocess.run([*command, *options], check=True, stdout=subprocess.DEVNULL, cwd=folder)
+
+    server("initdb", "-D", f"{folder}/data", "-A", "trust", "-U", "postgres")
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
+    server("pg_ctl", "-D", f"{folder}/data", "-o", options, "-l", f"{folder}/log", "-w", "start")
+    yield {"conn_type": "postgres", "host": "127.0.0.1", "port": port, "login": "postgres", "schema": "postgres"}
+    server("pg_ctl", "-D", f"{folder}/data", "-m", "immediate", "stop")
+    shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+def test_the_same_file_runs_on_postgresql(seed, team, postgres, tmp_path):
+    import psycopg2
+
+    schema = seed.SCHEMA.read_text()
+    for column in ("starts_at", "ends_at"):
+        schema = re.sub(rf"({column} +)TEXT", r"\1TIMESTAMPTZ", schema)
+    options = {"host": postgres["host"], "port": postgres["port"], "user": "postgres", "dbname": "postgres"}
+    with closing(psycopg2.connect(**options)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(schema)
+        cursor.executemany("INSERT INTO roster VALUES (%s, %s, %s)", team.roster)
+        cursor.executemany("INSERT INTO conversations VALUES (%s, %s, %s)", team.conversations)
+    for agent in team.sandbox["agents"]:
+        agent["active"] = True
+    with Sandbox(team.sandbox) as sandbox:
+        run = AirflowRun(team, sandbox, tmp_path, postgres)
+        before = run.in_splashify()
+        code, log = run()
+        assert code == 0, log
+        after = run.in_splashify()
+        with closing(psycopg2.connect(**options)) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT user_phone_number, agent_email FROM conversations")
+            table = {digits(phone): agent for phone, agent in cursor.fetchall()}
+    moved = {phone for phone, agent in after.items() if agent != before[phone]}
+    assert len(moved) == sandbox.workspace.answers[200] == 20
+    assert table == after
