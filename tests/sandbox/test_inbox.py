@@ -28,7 +28,7 @@ def test_each_inbox_follows_what_happens_by_itself(browser_page, sandbox, connec
     assert (count(page, ADA), count(page, BEN)) == (3, 4)
     assert "Ada → Ben" in page.locator("#activity li").first.inner_text()
     SplashifyHook().release(PHONE)
-    page.wait_for_function("document.querySelector('#unassigned').textContent === '5'")
+    page.locator("#unassigned", has_text="5").wait_for()
     assert PHONE not in page.content()
 
 
