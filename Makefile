@@ -1,12 +1,12 @@
-# Everything sets itself up in .venv/: Python (3.10 to 3.13, with venv) and make are all it needs.
+# Everything sets itself up in .venvs/: Python (3.10 to 3.13, with venv) and make are all it needs.
 PYTHON ?= python3
 AIRFLOW ?= 3.3
 ALL_AIRFLOWS = 2.11 3.0 3.1 3.2 3.3
 
-VENV = .venv/$(AIRFLOW)
-UV = .venv/uv/bin/uv
+VENV = .venvs/$(AIRFLOW)
+UV = .venvs/uv/bin/uv
 
-.PHONY: help demo airflow test test-slow test-all lint constraints clean
+.PHONY: help demo airflow test test-slow test-all test-pythons lint constraints clean
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -28,6 +28,13 @@ test-all: ## Run the fast tests on every Airflow minor version, the slow ones on
 	$(MAKE) --no-print-directory test-slow AIRFLOW=2.11
 	$(MAKE) --no-print-directory test-slow AIRFLOW=3.3
 
+test-pythons: $(UV) ## Run the fast tests on every other Python that is installed here
+	set -e; for version in 3.10 3.12 3.13; do \
+	  if python=$$($(UV) python find --system --no-managed-python $$version 2>/dev/null); then \
+	    echo "== Python $$version"; \
+	    $(MAKE) --no-print-directory test PYTHON=$$python VENV=.venvs/python-$$version; \
+	  else echo "== Python $$version is not installed here"; fi; done
+
 lint: $(VENV)/ready ## Check style and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -40,11 +47,11 @@ constraints: $(UV) ## Renew the pins in constraints/
 	    -o constraints/airflow-$$version.txt pyproject.toml constraints/airflow-$$version.in; done
 
 clean: ## Remove everything that was set up
-	rm -rf .venv .demo dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venvs .demo dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 $(UV):
-	@$(PYTHON) -m venv .venv/uv || { echo "Python's venv module is missing (Debian: apt-get install python3-venv)"; exit 1; }
-	@.venv/uv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints/uv.txt uv
+	@$(PYTHON) -m venv .venvs/uv || { echo "Python's venv module is missing (Debian: apt-get install python3-venv)"; exit 1; }
+	@.venvs/uv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints/uv.txt uv
 
 $(VENV)/ready: pyproject.toml constraints/airflow-$(AIRFLOW).txt | $(UV)
 	@echo "Setting up Airflow $(AIRFLOW) in $(VENV) ..."

@@ -156,7 +156,7 @@ def main() -> None:
         "    make airflow                        the same in Airflow's UI, with the inbox page beside it\n"
         "    dags/splashify_shift_handover.py    the DAG, to copy and change\n"
         "    .demo/run-1.log                     what Airflow logged\n"
-        "    .venv/3.3/bin/python -m splashify_provider.sandbox\n"
+        "    .venvs/3.3/bin/python -m splashify_provider.sandbox\n"
         "                                        the local Splashify alone, for DAGs of your own"
     )
 

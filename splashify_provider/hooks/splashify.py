@@ -328,11 +328,7 @@ def _connection_error(error: requests.RequestException, settings: Settings) -> S
 
 def _mask_secret(secret: str) -> None:
     """Have Airflow replace the secret in task logs, by whichever door this version has."""
-    for module in (
-        "airflow.providers.common.compat.sdk",  # common-compat 1.22 and later
-        "airflow.sdk.execution_time.secrets_masker",  # Airflow 3.0 and 3.1
-        "airflow.utils.log.secrets_masker",  # Airflow 2
-    ):
+    for module in ("airflow.sdk.log", "airflow.utils.log.secrets_masker"):  # Airflow 3, Airflow 2
         with suppress(ImportError, AttributeError):
             import_module(module).mask_secret(secret)
             return
