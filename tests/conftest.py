@@ -5,8 +5,11 @@ import logging
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -79,6 +82,24 @@ def log(caplog, capsys):
     with caplog.at_level("DEBUG"), caplog.at_level("DEBUG", "airflow.task"):
         yield Log(caplog, capsys)
     tasks.removeHandler(caplog.handler)
+
+
+def airflow_cli(home, dags, **connections):
+    """Give a function that runs ``airflow`` commands in an environment with these DAGs and connections only."""
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW__")},
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        **{f"AIRFLOW_CONN_{name.upper()}": json.dumps(connection) for name, connection in connections.items()},
+    }
+
+    def airflow(*command):
+        return subprocess.run(["airflow", *command], env=environment, capture_output=True, text=True, check=False)
+
+    assert airflow("db", "migrate").returncode == 0
+    return airflow
 
 
 class RawServer:

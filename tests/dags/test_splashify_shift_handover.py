@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 import shutil
@@ -20,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splashify_provider.sandbox.server import Sandbox
+from tests.conftest import airflow_cli
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 DAG_ID = "splashify_shift_handover"
@@ -172,19 +172,7 @@ class AirflowRun:
     def __init__(self, team, sandbox, folder, database):
         self.team, self.sandbox, self.now = team, sandbox, datetime.now(timezone.utc)
         splashify = {"conn_type": "splashify", "password": "sk_live_sandbox", "host": sandbox.base_url}
-        self._environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW__")},
-            "AIRFLOW_HOME": str(folder / "airflow"),
-            "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
-            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "AIRFLOW_CONN_SPLASHIFY_DEFAULT": json.dumps(splashify),
-            "AIRFLOW_CONN_SUPPORT_DB": json.dumps(database),
-        }
-        assert self._airflow("db", "migrate").returncode == 0
-
-    def _airflow(self, *command):
-        return subprocess.run(["airflow", *command], env=self._environment, capture_output=True, text=True, check=False)
+        self._airflow = airflow_cli(folder / "airflow", DAGS, splashify_default=splashify, support_db=database)
 
     def __call__(self, at=None):
         result = self._airflow("dags", "test", DAG_ID, (at or self.now).isoformat())

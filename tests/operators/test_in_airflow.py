@@ -1,0 +1,64 @@
+"""The operators in a DAG of every kind of use, run by Airflow itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conftest import ADA, BEN, CLOSED, airflow_cli
+
+pytestmark = pytest.mark.slow
+
+DAG = f"""
+import datetime
+
+from airflow.providers.common.compat.sdk import DAG, task
+
+from splashify_provider.operators.splashify import SplashifyAssignOperator, SplashifyReleaseOperator
+
+with DAG("uses", schedule=None, start_date=datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)):
+
+    @task
+    def owner():
+        return "{BEN}"
+
+    @task
+    def rows():
+        return [
+            {{"user_phone_number": "+1 202 555 0104", "agent_email": "{BEN}"}},
+            {{"user_phone_number": "+{CLOSED}", "agent_email": "{BEN}"}},
+        ]
+
+    SplashifyAssignOperator(
+        task_id="classic",
+        user_phone_number="+{{{{ params.phone }}}}",
+        agent_email="{{{{ params.agent }}}}",
+        params={{"phone": "12025550100", "agent": "{ADA}"}},
+        max_run_age=datetime.timedelta(hours=8),
+    )
+    SplashifyAssignOperator(task_id="fed", user_phone_number="+12025550101", agent_email=owner())
+    SplashifyAssignOperator.partial(task_id="mapped", on_conversation_not_found="skip").expand_kwargs(rows())
+    SplashifyReleaseOperator(task_id="release", user_phone_number="+12025550107")
+    SplashifyAssignOperator(
+        task_id="rehearsed", user_phone_number="+12025550110", agent_email="{BEN}", dry_run=True
+    )
+"""
+
+
+def test_classic_mapped_and_taskflow_uses_do_what_they_say(sandbox, tmp_path):
+    (tmp_path / "dags").mkdir()
+    (tmp_path / "dags" / "uses.py").write_text(DAG)
+    connection = {"conn_type": "splashify", "password": "sk_live_sandbox", "host": sandbox.base_url}
+    airflow = airflow_cli(tmp_path / "airflow", tmp_path / "dags", splashify_default=connection)
+    before = {chat.user_phone_number: chat.agent_email for chat in sandbox.workspace.conversations.values()}
+    result = airflow("dags", "test", "uses")
+    log = result.stdout + result.stderr
+    assert result.returncode == 0, log
+    after = {chat.user_phone_number: chat.agent_email for chat in sandbox.workspace.conversations.values()}
+    assert {phone: agent for phone, agent in after.items() if agent != before[phone]} == {
+        "12025550100": ADA,
+        "12025550101": BEN,
+        "12025550104": BEN,
+        "12025550107": None,
+    }
+    assert "…0111 has no open conversation" in log
+    assert "would assign …0110" in log
