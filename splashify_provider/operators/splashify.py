@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, BaseOperator
 
@@ -32,7 +32,7 @@ class _ConversationOperator(BaseOperator):
         *,
         user_phone_number: str,
         splashify_conn_id: str = "splashify_default",
-        on_conversation_not_found: str = "fail",
+        on_conversation_not_found: Literal["fail", "skip"] = "fail",
         max_run_age: timedelta | None = None,
         dry_run: bool = False,
         **kwargs: Any,
