@@ -5,7 +5,7 @@ database, works out who is on duty, assigns each conversation whose agent is not
 the new agent back. Conversations whose agent stays on duty are left alone.
 
 **Needs** the Airflow connections ``splashify_default`` and ``support_db`` (any database with an Airflow SQL
-hook: SQLite, PostgreSQL, MySQL, ...) with two tables::
+hook, such as SQLite or PostgreSQL) with two tables::
 
     roster         agent_email, starts_at, ends_at            -- one row a shift; times with their UTC offset
     conversations  user_phone_number, agent_email, status     -- agent_email: who holds it; status: open, ...
@@ -45,36 +45,37 @@ def plan_handover(
     :param at: The moment that counts. A shift is on duty from its start up to, not including, its end.
     :return: ``user_phone_number`` and the new ``agent_email`` of those that move.
     """
-    on_duty = set()
+    on_duty = {}  # the roster's spelling by the address in small letters: people type it either way
     for shift in roster:
         try:
+            agent = shift["agent_email"].strip()
             starts_at, ends_at = (
                 datetime.fromisoformat(shift[key].replace("Z", "+00:00")) for key in ("starts_at", "ends_at")
             )
-            is_on_duty = starts_at <= at < ends_at
-        except (ValueError, TypeError):  # no time at all; or one without an offset, which can't be compared
+            if starts_at <= at < ends_at:
+                on_duty[agent.lower()] = agent
+        except (ValueError, TypeError, AttributeError):  # empty; no time at all; or one without an offset
             raise AirflowFailException(
-                f"The shift {shift} must start and end in ISO 8601 with a UTC offset, such as "
+                f"The shift {shift} needs an agent, and a start and an end in ISO 8601 with a UTC offset, such as "
                 "2026-11-22T06:00:00+01:00. Correct the roster, then clear the pull task."
             ) from None
-        if is_on_duty:
-            on_duty.add(shift["agent_email"])
     if not on_duty:
         raise AirflowFailException(f"Nobody is on duty at {at}. Add a shift to the roster, then clear the pull task.")
 
-    def rank(phone: str, agent: str) -> str:
-        # Rendezvous hashing: who gets a conversation depends on nothing but who is on duty, so a rerun
-        # after half the work was done still chooses the same agent.
-        return hashlib.sha256(f"{phone} {agent}".encode()).hexdigest()
-
-    return [
-        {
-            "user_phone_number": phone,
-            "agent_email": max(sorted(on_duty), key=lambda agent, phone=phone: rank(phone, agent)),
-        }
-        for phone, holder in ((row["user_phone_number"], row["agent_email"]) for row in conversations)
-        if holder not in on_duty
-    ]
+    seen, moves = set(), []
+    for phone, holder in ((str(row["user_phone_number"]), row["agent_email"] or "") for row in conversations):
+        digits = "".join(filter(str.isdigit, phone))
+        if digits in seen:
+            raise AirflowFailException(
+                f"Customer …{digits[-4:]} has two open conversations in the table. Close one, then clear the pull task."
+            )
+        seen.add(digits)
+        if holder.strip().lower() not in on_duty:
+            # Rendezvous hashing: who gets a conversation depends on nothing but who is on duty, so a rerun
+            # after half the work was done still chooses the same agent.
+            ranks = {hashlib.sha256(f"{digits} {agent}".encode()).hexdigest(): agent for agent in on_duty}
+            moves.append({"user_phone_number": phone, "agent_email": on_duty[ranks[max(ranks)]]})
+    return moves
 
 
 @dag(
@@ -121,21 +122,25 @@ def splashify_shift_handover() -> None:
         return moves
 
     @task(trigger_rule="all_done")
-    def write_back(moves: list[dict[str, Any]] | None, **context: Any) -> int:
-        """Write the new agent of every conversation that was assigned."""
-        skip_if_too_old(context, SHIFT)
-        done = [
-            (move["agent_email"], move["user_phone_number"])
-            for index, move in enumerate(moves or [])
-            if context["ti"].xcom_pull(task_ids="assign", map_indexes=index)
-        ]
+    def write_back(pulled: dict[str, Any] | None, moves: list[dict[str, Any]] | None, **context: Any) -> int:
+        """Write the new agent of every conversation that was assigned, unless somebody has changed it since."""
+        skip_if_too_old(context, 2 * SHIFT)  # assign may have been just in time
+        holders = {row["user_phone_number"]: row["agent_email"] for row in (pulled or {}).get("conversations", [])}
+        done = []
+        for index, move in enumerate(moves or []):
+            phone, agent = move["user_phone_number"], move["agent_email"]
+            result = context["ti"].xcom_pull(task_ids="assign", map_indexes=index) or {}
+            # A result may be left from before the plan was made anew, so it must be this move's.
+            expected = ("assigned", agent, "".join(filter(str.isdigit, str(phone)))[-4:])
+            if (result.get("outcome"), result.get("agent_email"), result.get("user_phone_number", "")[-4:]) == expected:
+                done.append((agent, phone, holders.get(phone) or "", agent))
         database = BaseHook.get_hook("support_db")
-        mark = database.placeholder
+        update = (
+            "UPDATE conversations SET agent_email = ? "
+            "WHERE user_phone_number = ? AND status = 'open' AND COALESCE(agent_email, '') IN (?, ?)"
+        ).replace("?", database.placeholder)
         with closing(database.get_conn()) as connection, closing(connection.cursor()) as cursor:
-            cursor.executemany(
-                f"UPDATE conversations SET agent_email = {mark} WHERE user_phone_number = {mark}",  # noqa: S608
-                done,
-            )
+            cursor.executemany(update, done)
             connection.commit()
         print(f"Wrote {len(done)} of {len(moves or [])} new agents back.")
         return len(done)
@@ -144,14 +149,15 @@ def splashify_shift_handover() -> None:
     def handed_over() -> None:
         """End green only if nothing failed: write_back runs in any case, so the run's state needs its own leaf."""
 
-    moves = plan(pull())
+    pulled = pull()
+    moves = plan(pulled)
     assign = SplashifyAssignOperator.partial(
         task_id="assign",
         on_conversation_not_found="skip",  # resolved in Splashify since the table was written
         max_run_age=SHIFT,
         map_index_template="{{ '…' ~ (task.user_phone_number | string)[-4:] }} → {{ task.agent_email }}",
     ).expand_kwargs(moves)
-    assign >> write_back(moves) >> (end := handed_over())
+    assign >> write_back(pulled, moves) >> (end := handed_over())
     assign >> end
 
 

@@ -14,7 +14,7 @@
         ├── ConversationNotFoundError                     400: the caller decides, fail or skip
         ├── BadRequestError                               any other 4xx
         ├── RateLimitError(retry_after)                   429                                          *
-        ├── ServerError                                   5xx                                          *
+        ├── ServerError(retry_after)                      5xx                                          *
         └── UnexpectedResponseError                       anything that is neither success nor the above
 
     * ``retryable``: waiting may heal it. All others need a person.
@@ -29,6 +29,7 @@ import ipaddress
 import json
 import math
 import re
+import urllib.parse
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -37,8 +38,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Seven digits or more, however they are grouped: what a phone number looks like inside a sentence.
-_PHONE_NUMBER_IN_TEXT = re.compile(r"\+?\d(?:[\s().\-]*\d){6,}")
+# Seven digits or more, however they are separated: what a phone number looks like inside a sentence.
+_PHONE_NUMBER_IN_TEXT = re.compile(r"\+?\d(?:[\W_]{0,3}\d){6,}")
 _LONGEST_QUOTE = 200
 
 
@@ -58,7 +59,9 @@ def quote(text: object) -> str:
     :return: Printable text of at most 200 characters.
     """
     line = " ".join("".join(char if char.isprintable() else " " for char in str(text)).split())
-    line = _PHONE_NUMBER_IN_TEXT.sub(lambda match: mask_phone_number(match.group()), line)
+    line = _PHONE_NUMBER_IN_TEXT.sub(
+        lambda match: match.group() if _ip_address(match.group()) else mask_phone_number(match.group()), line
+    )
     return line if len(line) <= _LONGEST_QUOTE else line[: _LONGEST_QUOTE - 1] + "…"
 
 
@@ -159,9 +162,18 @@ class RateLimitError(SplashifyAPIError):
 
 
 class ServerError(SplashifyAPIError):
-    """Splashify failed on its side."""
+    """Splashify failed on its side.
+
+    :param status_code: The HTTP status of the answer.
+    :param message: What happened and what to do about it.
+    :param retry_after: Seconds until Splashify wants to hear from us again; None if it didn't say.
+    """
 
     retryable = True
+
+    def __init__(self, status_code: int, message: str, retry_after: float | None = None) -> None:
+        super().__init__(status_code, message)
+        self.retry_after = retry_after
 
 
 class UnexpectedResponseError(SplashifyAPIError):
@@ -200,6 +212,7 @@ def error_from_response(
     body: str,
     *,
     conn_id: str,
+    api_key: str = "",
     user_phone_number: str | None = None,
     agent_email: str | None = None,
     now: datetime | None = None,
@@ -208,23 +221,26 @@ def error_from_response(
 
     :param status_code: The HTTP status.
     :param headers: The answer's headers, looked up case-insensitively by the mapping itself.
-    :param body: The answer's body, without the API key in it.
+    :param body: The answer's body.
     :param conn_id: The Airflow connection to name where the key or the address is at fault.
+    :param api_key: The key, to be hidden where the answer repeats it.
     :param user_phone_number: The number that was sent; only its last four digits are used.
     :param agent_email: The agent who was sent.
     :param now: The time against which a ``Retry-After`` date is measured; the clock's unless given.
     :return: The error that the answer is, or None if it is a success: 200 and ``result`` true.
     """
-    payload = _json_object(body)
+    payload = json_object(body)
     # `message` in the public envelope, `error` in the one of Splashify's gateway and app routes.
-    said = next((value for key in ("message", "error") if isinstance(value := payload.get(key), str)), "")
-    answer = f"HTTP {status_code}" + (f": {quote(said)}" if said.strip() else "")
+    texts = [payload.get(key) for key in ("message", "error")]
+    said = next((text for text in texts if isinstance(text, str) and text.strip()), "")
+    answer = f"HTTP {status_code}" + (f": {quote(hide(said, api_key))}" if said else "")
+    retry_after = _retry_after(headers, payload, now or datetime.now(timezone.utc))
     phone = mask_phone_number(user_phone_number) if user_phone_number else "the conversation"
     done = "released" if agent_email == "" else "assigned"
 
-    if status_code == HTTPStatus.OK:
-        if payload.get("result") is True:
-            return None
+    if status_code == HTTPStatus.OK and payload.get("result") is True:
+        return None
+    if status_code < HTTPStatus.MULTIPLE_CHOICES:
         return UnexpectedResponseError(
             status_code,
             f"Splashify answered ({answer}) without confirming that {phone} was {done} (no `result: true`). "
@@ -233,7 +249,7 @@ def error_from_response(
     if status_code == HTTPStatus.BAD_REQUEST:
         for reason, (error, text) in _DOCUMENTED_REASONS.items():
             if reason in " ".join(said.split()).casefold():
-                return error(status_code, text.format(agent=quote(agent_email), phone=phone))
+                return error(status_code, text.format(agent=agent_email, phone=phone))
     if status_code == HTTPStatus.UNAUTHORIZED:
         return AuthenticationError(
             status_code,
@@ -244,7 +260,6 @@ def error_from_response(
     if status_code == HTTPStatus.FORBIDDEN:
         return _permission_denied(status_code, payload, answer, conn_id)
     if status_code == HTTPStatus.TOO_MANY_REQUESTS:
-        retry_after = _retry_after(headers, payload, now or datetime.now(timezone.utc))
         wait = "did not say for how long" if retry_after is None else f"asks to wait {retry_after:.0f} s"
         return RateLimitError(
             status_code,
@@ -257,6 +272,7 @@ def error_from_response(
             status_code,
             f"Splashify failed on its side ({answer}) while {phone} was being {done}. Repeating is safe: let "
             "Airflow's retries try again; if it lasts, ask Splashify's support.",
+            retry_after,
         )
     if status_code >= HTTPStatus.BAD_REQUEST:
         return BadRequestError(
@@ -273,7 +289,7 @@ def error_from_response(
     return UnexpectedResponseError(
         status_code,
         f"Splashify answered {answer}"
-        + (f", a redirect to {quote(location.split('?')[0])}" if location else "")
+        + (f", a redirect to {quote(hide(location.split('?')[0], api_key))}" if location else "")
         + f"; {phone} was not {done}. Redirects are never followed: they would turn the request into a page "
         f"view that answers 200. Correct the Base URL of connection {conn_id!r}.",
     )
@@ -300,7 +316,24 @@ def _permission_denied(status_code: int, payload: dict[str, Any], answer: str, c
     )
 
 
-def _json_object(body: str) -> dict[str, Any]:
+def hide(text: str, api_key: str) -> str:
+    """Take the API key out of a text that came from outside.
+
+    :param text: The text.
+    :param api_key: The key, which the text may carry as it is or percent-encoded.
+    :return: The text with asterisks in its place.
+    """
+    for form in {api_key, urllib.parse.quote(api_key, safe="")} - {""}:
+        text = text.replace(form, "***")
+    return text
+
+
+def json_object(body: str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    :param body: The text.
+    :return: The object; an empty one if the text is anything else.
+    """
     try:
         payload = json.loads(body)
     except (ValueError, RecursionError):
@@ -336,7 +369,7 @@ def _seconds(value: object, now: datetime) -> float | None:
     except ValueError:
         try:
             date = parsedate_to_datetime(str(value))
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         seconds = (date.replace(tzinfo=date.tzinfo or timezone.utc) - now).total_seconds()
         return max(0.0, seconds)

@@ -12,7 +12,7 @@ import re
 import unicodedata
 from decimal import Decimal
 from typing import NoReturn
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import phonenumbers
 from phonenumbers import PhoneNumberFormat
@@ -25,22 +25,20 @@ from splashify_provider.exceptions import (
 )
 
 _API_FORM = re.compile(r"[0-9]{8,15}")
-_SPREADSHEET_FLOAT = re.compile(r"(\+?[0-9]{7,})\.0{1,2}")
+_LONGEST = 100  # characters; more is a text, not a number
+_SPREADSHEET_FLOAT = re.compile(r"(\+?[0-9]{7,})\.0+")
 _SCIENTIFIC = re.compile(r"\+?[0-9]+([.,][0-9]+)?[eE]\+?[0-9]+")
 # Their digits are always a full international number, with or without a plus.
-_WHATSAPP_LINK = re.compile(
-    r"(?:https?://)?(?:wa\.me/|(?:api|web)\.whatsapp\.com/send/?\?(?:[^#]*&)?phone=)\+?([0-9]+)(?:[/?&#].*)?",
-    re.IGNORECASE,
-)
+_WHATSAPP_LINK = re.compile(r"(?:https?://)?(?:www\.)?(?:wa\.me|api\.whatsapp\.com|web\.whatsapp\.com)/", re.IGNORECASE)
 _WHATSAPP_ID = re.compile(r"\+?([0-9]+)@(?:s\.whatsapp\.net|c\.us)", re.IGNORECASE)
 _SCHEME = re.compile(r"(?:tel|whatsapp):", re.IGNORECASE)
-# At most seven digits: longer ones are a second number, not an extension.
-_EXTENSION = re.compile(r"\s*(?:;ext=|,{2,}|#|(?:ext(?:ension|n)?|x)[.:]?)\s*[0-9]{1,7}$", re.IGNORECASE)
+# At most seven digits: longer ones are a second number. A bare x needs a blank: "1234x67" hides a digit.
+_EXTENSION = re.compile(r"\s*(?:;ext=|,{2,}|\s#|ext(?:ension|n)?[.:]?|\sx[.:]?)\s*[0-9]{1,7}$", re.IGNORECASE)
 _PHONE_CONTEXT = re.compile(r"([^;]*);phone-context=(\+[0-9]+)", re.IGNORECASE)
-_PUNCTUATION = frozenset("0123456789 +-().[]/~")
+_PUNCTUATION = frozenset("0123456789 +-().[]/")
 # Real WhatsApp ids that the numbering plans (and so the library) no longer know: Mexican mobiles keep
 # the 1 after the country code, Brazilian ones of before 2016 lack the 9. The library judges the rest.
-_MEXICAN_WHATSAPP_ID = re.compile(r"52(1)([0-9]{10})")
+_MEXICAN_WHATSAPP_ID = re.compile(r"521([0-9]{10})")
 _BRAZILIAN_WHATSAPP_ID = re.compile(r"(55[0-9]{2})([6-9][0-9]{7})")
 
 
@@ -59,17 +57,21 @@ def normalize_phone_number(raw: object, default_region: str | None = None) -> st
     :raises SplashifyConfigurationError: If ``default_region`` is not a region.
     """
     region = _region(default_region)
-    text = _ascii(_text(raw)).strip(" '`").strip()
+    text = _ascii(_text(raw)).strip(" '`\t\r\n")
     if not text:
         _refuse("The phone number is empty.")
+    if _WHATSAPP_LINK.match(text):
+        digits = _digits_of_link(text)
+        return _only_reading(digits, _international(digits))
+    if len(text) > _LONGEST:
+        _refuse(f"This is a text of {len(text):,} characters, not a phone number.")
     if _SCIENTIFIC.fullmatch(text):
         _refuse(
             "The phone number is in a spreadsheet's scientific notation (as 9.19877E+11), which has lost "
             "digits. Format the column as text and export it again."
         )
-    if match := _WHATSAPP_LINK.fullmatch(unquote(text)) or _WHATSAPP_ID.fullmatch(text):
-        digits = match[1]
-        return _only_reading(digits, _international(digits))
+    if match := _WHATSAPP_ID.fullmatch(text):
+        return _only_reading(match[1], _international(match[1]))
     if re.search(r"@(g\.us|lid|broadcast|newsletter)$", text, re.IGNORECASE):
         _refuse("This is the WhatsApp id of a group or a hidden user, not of a phone number.")
 
@@ -77,23 +79,19 @@ def normalize_phone_number(raw: object, default_region: str | None = None) -> st
     digits = "".join(char for char in text if char.isdigit())
     if "+" in text:
         return _only_reading(digits, _international(digits))
-    if digits.startswith("00"):
-        readings = {_international(digits[2:]), region and _national(digits, region)}
-    elif text == digits:
-        readings = {_international(digits), region and _national(digits, region)}
-    elif region is None:
+    national = _national(digits, region) if region else None
+    if digits.startswith("00") or text == digits:
+        return _only_reading(digits, _international(digits.removeprefix("00")), national)
+    if region is None:
         _refuse(
             f"{mask_phone_number(digits)} is written like a national number, and no default region is set. Write "
             "it with + and the country code, or set default_region in the connection."
         )
-    else:
-        national = _national(digits, region)
-        readings = {national}
-        # "65 8123 4567" is an Indian number to the Indian numbering plan, but a Singaporean one to
-        # whoever typed it: only the plan's own grouping says that it was meant nationally.
-        if national and not _is_grouped_nationally(text, national):
-            readings.add(_international(digits))
-    return _only_reading(digits, *readings)
+    # "65 8123 4567" is a number of the Indian numbering plan, but Singaporean to whoever grouped it so.
+    international = _international(digits) if national else None
+    if national and international and _is_written_nationally(text, national, international):
+        international = None
+    return _only_reading(digits, national, international)
 
 
 def _region(default_region: str | None) -> str | None:
@@ -110,12 +108,14 @@ def _text(raw: object) -> str:
     """Accept text, and numbers that still have all their digits."""
     if isinstance(raw, str):
         return raw
-    if isinstance(raw, (numbers.Real, Decimal)) and not isinstance(raw, bool):
+    if isinstance(raw, (numbers.Integral, float, Decimal)) and not isinstance(raw, bool):
         try:
-            whole = int(raw)  # type: ignore[arg-type]  # all real numbers have it
-        except (ValueError, OverflowError):  # NaN, infinity
+            whole = int(raw) if 0 < raw < 10**15 else 0  # type: ignore[operator]  # all of them compare
+        except (ValueError, ArithmeticError):  # a signalling NaN
             whole = 0
-        if 0 < whole < 10**15 and whole == raw:
+        if whole and whole == raw:
+            if isinstance(raw, float):
+                _refuse_lost_digits(str(whole))
             return str(whole)
         _refuse("The phone number is a number that can't be one: NaN, zero, negative, too large or a fraction.")
     if raw is None:
@@ -145,10 +145,31 @@ def _ascii(text: str) -> str:
     return "".join(out)
 
 
+def _digits_of_link(text: str) -> str:
+    """Take the one phone number out of a wa.me or api.whatsapp.com link."""
+    url = urlsplit(text if "://" in text else f"https://{text}")
+    in_query = parse_qs(url.query).get("phone", [])
+    candidates = in_query if "whatsapp.com" in url.netloc.lower() else [unquote(url.path)]
+    digits = candidates[0].strip("/ +") if len(candidates) == 1 else ""
+    if not re.fullmatch("[0-9]+", digits):
+        _refuse("This WhatsApp link does not carry exactly one phone number.")
+    return digits
+
+
+def _refuse_lost_digits(digits: str) -> None:
+    """Refuse what a spreadsheet's scientific notation leaves of a number: zeros in the place of its last digits."""
+    if digits.endswith("00000"):
+        _refuse(
+            f"The phone number is a decimal that ends in zeros ({len(digits)} digits): a spreadsheet has lost the last "
+            "ones. Format the column as text and export it again."
+        )
+
+
 def _bare_number(text: str) -> str:
-    """Take off scheme, extension and doubled plus signs; refuse what is not one number."""
+    """Take off scheme, extension and doubled plus signs; refuse what is not one whole number."""
     if match := _SPREADSHEET_FLOAT.fullmatch(text):
         text = match[1]
+        _refuse_lost_digits(text)
     if match := _SCHEME.match(text):
         text = text[match.end() :]
     if match := _PHONE_CONTEXT.fullmatch(text):  # RFC 3966: a local number and the prefix it lacks
@@ -158,26 +179,30 @@ def _bare_number(text: str) -> str:
     strange = sorted(set(text) - _PUNCTUATION)
     if any(char.isalpha() for char in strange):
         _refuse("The phone number contains letters. Write it in digits, with the country code.")
-    halves = [sum(char.isdigit() for char in half) for half in text.split("/")]
-    digits = sum(halves)
-    if (
-        "+" in text[1:]
-        or (len(halves) > 1 and min(halves) >= 6)
-        or digits > 15
-        or any(char in ",;|&\n\r\t" for char in strange)
-    ):
+    if text.startswith("-"):
+        _refuse("The phone number starts with a minus: a spreadsheet has taken it for a formula. Export it as text.")
+    if ".." in text or (text.count(".") == 1 and re.search(r"\.0+$", text)):
+        _refuse("The phone number is cut off, or a decimal fraction. Export it as text, in full.")
+    digits = sum(char.isdigit() for char in text)
+    if "+" in text[1:] or digits > 15 or any(char in ",;|&\n\r\t" for char in strange) or not _is_one_number(text):
         _refuse(
-            f"There is more than one phone number here, or one that is too long ({digits} digits, ending in "
-            f"{mask_phone_number(text)}). Give one number of at most 15 digits."
+            f"There is more than one phone number here, or separators that no single one has ({digits} digits, ending "
+            f"in {mask_phone_number(text)}). Give one number of at most 15 digits."
         )
     if strange:
         _refuse(f"The phone number contains {strange[0]!r}, which no phone number does.")
     return text
 
 
+def _is_one_number(text: str) -> bool:
+    """Tell an area code before a slash (030/1234567) from a second number or its last digits behind it."""
+    halves = [sum(char.isdigit() for char in half) for half in text.split("/")]
+    return len(halves) == 1 or (len(halves) == 2 and halves[0] <= (7 if text[0] == "+" else 5) and halves[1] >= 6)
+
+
 def _international(digits: str) -> str | None:
     if match := _MEXICAN_WHATSAPP_ID.fullmatch(digits):
-        if _valid("+52" + match[2], None):
+        if _valid("+52" + match[1], None):
             return digits
     elif (match := _BRAZILIAN_WHATSAPP_ID.fullmatch(digits)) and _valid(f"+{match[1]}9{match[2]}", None):
         return digits
@@ -202,9 +227,16 @@ def _valid(text: str, region: str | None) -> str | None:
     return phonenumbers.format_number(parsed, PhoneNumberFormat.E164)[1:]
 
 
-def _is_grouped_nationally(text: str, number: str) -> bool:
-    national = phonenumbers.format_number(phonenumbers.parse("+" + number), PhoneNumberFormat.NATIONAL)
-    return re.findall("[0-9]+", text) == re.findall("[0-9]+", national)
+def _is_written_nationally(text: str, national: str, international: str) -> bool:
+    """Tell whether the grouping is the national one, and not just as well that of the other reading."""
+    groups = re.findall("[0-9]+", text)
+    if groups != _groups(national, PhoneNumberFormat.NATIONAL):
+        return False
+    return "(" in text or groups != _groups(international, PhoneNumberFormat.INTERNATIONAL)
+
+
+def _groups(number: str, form: int) -> list[str]:
+    return re.findall("[0-9]+", phonenumbers.format_number(phonenumbers.parse("+" + number), form))
 
 
 def _only_reading(digits: str, *readings: str | None) -> str:

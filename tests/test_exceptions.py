@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 from datetime import datetime, timezone
 
@@ -78,6 +79,7 @@ def test_a_400_without_a_readable_reason_is_a_bad_request(body):
         (503, ServerError, True),
         (504, ServerError, True),
         (599, ServerError, True),
+        (202, UnexpectedResponseError, False),
         (201, UnexpectedResponseError, False),
         (204, UnexpectedResponseError, False),
         (301, UnexpectedResponseError, False),
@@ -147,6 +149,7 @@ def test_the_other_403s_name_plan_or_account():
         ({"Retry_After": "soon"}, '{"Retry-After": 23}', 23),
         ({"Retry_After": "-1"}, "", None),
         ({"Retry_After": "nan"}, "", None),
+        ({"Retry_After": "Mon, 01 Jan 2024 00:00:00 +99999999999999999999"}, "", None),
         ({"Retry_After": "inf"}, "", None),
         ({}, '{"Retry-After": true}', None),
         ({}, '{"Retry-After": {"seconds": 1}}', None),
@@ -155,6 +158,7 @@ def test_the_other_403s_name_plan_or_account():
 )
 def test_retry_after_is_read_from_the_header_then_the_body(headers, body, seconds):
     assert read(429, body, **headers).retry_after == seconds
+    assert read(503, body, **headers).retry_after == seconds
 
 
 def test_a_redirect_names_where_it_leads_without_its_query():
@@ -170,6 +174,42 @@ def test_texts_carry_the_last_four_digits_and_a_remedy():
         assert PHONE not in text
         assert "98765" not in text
     assert "Add them under Settings → Team" in str(read(400, '{"message": "Agent not found"}'))
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["91/98765/43210", "91_98765_43210", "91–98765–43210", "91\u201198765\u201143210", "91·98765·43210", "98765,43210"],
+)
+def test_a_number_is_masked_however_it_is_separated(written):
+    assert "98765" not in str(read(400, json.dumps({"message": f"bad number {written}"})))
+
+
+def test_what_the_remedy_needs_is_not_masked():
+    assert "203.0.113.45" in str(read(403, '{"result": false, "message": "Access denied - 203.0.113.45"}'))
+    error = error_from_response(
+        400, {}, '{"message": "Agent not found"}', conn_id="crm", agent_email="support.2024001@example.com"
+    )
+    assert "support.2024001@example.com" in str(error)
+
+
+@pytest.mark.parametrize(
+    "body", [r'{"message": "key sk\u005flive_a\/b is bad"}', '{"message": "key sk_live_a%2Fb is bad"}']
+)
+def test_a_key_in_the_answer_is_hidden_however_it_is_escaped(body):
+    headers = {"Location": "https://example.com/login/sk_live_a/b"}
+    for status in (302, 401):
+        text = str(error_from_response(status, headers, body, conn_id="crm", api_key="sk_live_a/b"))
+        assert "sk_live" not in text
+        assert "***" in text
+
+
+def test_a_short_key_does_not_damage_a_success():
+    for key in ("t", "true", "result"):
+        assert error_from_response(200, {}, '{"result": true}', conn_id="crm", api_key=key) is None
+
+
+def test_an_empty_message_does_not_hide_the_error():
+    assert type(read(400, '{"message": "", "error": "Agent not found"}')) is AgentNotFoundError
 
 
 def test_a_release_is_not_called_an_assignment():

@@ -43,6 +43,9 @@ READ = [
     ("020 7946 0958", " gb ", "442079460958"),
     ("(201) 555-0123", "US", "12015550123"),
     ("030/1234567", "DE", "49301234567"),
+    ("+49 (0)170/1234567", None, "491701234567"),
+    ("131 2345 6789", "CN", "8613123456789"),  # American in other groups
+    ("(501) 622-1234", "US", "15016221234"),  # the parentheses are national
     # what WhatsApp calls them
     ("+54 11 15 2345-6789", None, "5491123456789"),
     ("+52 1 55 1234 5678", None, "5215512345678"),
@@ -74,10 +77,14 @@ READ = [
     ("https://wa.me/919876543210?text=Hi%20there", None, "919876543210"),
     ("wa.me/6581234567", "IN", "6581234567"),
     ("https://api.whatsapp.com/send?phone=919876543210&text=Hi", None, "919876543210"),
+    ("https://api.whatsapp.com/send?text=see%26phone%3D12025550101&phone=919876543210", None, "919876543210"),
+    ("https://wa.me/+919876543210/", None, "919876543210"),
     ("919876543210@s.whatsapp.net", None, "919876543210"),
     ("919876543210@c.us", None, "919876543210"),
     # spreadsheets and databases
     ("919876543210.0", None, "919876543210"),
+    ("919876543210.000", None, "919876543210"),
+    ("06 12.34.56.00", "FR", "33612345600"),
     ("'919876543210", None, "919876543210"),
     ("’+91 98765 43210", None, "919876543210"),
     ("  919876543210\n", None, "919876543210"),
@@ -91,6 +98,8 @@ REFUSED = [
     ("9876543210", None, "not a valid phone number"),  # the digits of an Iranian number
     ("6581234567", "IN", "a valid SG number .* and a valid IN number"),
     ("65 8123 4567", "IN", "two readings"),
+    ("501 622 1234", "US", "two readings"),  # grouped as in Belize, too
+    ("354 410 1234", "MX", "two readings"),  # … and in Iceland
     ("15123456789", "DE", "a valid US number .* and a valid DE number"),
     ("2015550123", "US", "two readings"),
     ("098765 43210", None, "no default region"),
@@ -107,6 +116,26 @@ REFUSED = [
     ("9876543210; 9876543211", "IN", "more than one"),
     ("9876543210 / 9876543211", "IN", "more than one"),
     ("9876543210\n9876543211", "IN", "more than one"),
+    ("+49 30 123456/57", None, "more than one"),
+    ("021-1234567/8", "ID", "more than one"),
+    ("+39 06 1234567/8", None, "more than one"),
+    ("+49 30 123456~9", None, "contains '~'"),
+    ("+49 30 123456…", None, "cut off"),
+    ("+49 30 123456...", None, "cut off"),
+    ("…2025550101", "US", "cut off"),
+    ("+49 30 123456.0", None, "fraction"),
+    ("030 1234567.00", "DE", "fraction"),
+    ("-9876543119", "IN", "minus"),
+    ("\u22129876543119", "IN", "minus"),
+    ("+49 30 1234x67", None, "letters"),
+    ("https://wa.me/message/ABC", None, "exactly one"),
+    ("https://api.whatsapp.com/send?phone=919876543210&phone=12025550101", None, "exactly one"),
+    ("https://api.whatsapp.com/send?text=Hi", None, "exactly one"),
+    ("+91 98765" + " " * 40000 + "43210", None, "characters"),
+    ("1" + "," * 20000 + "a", None, "characters"),
+    ("919877000000.0", None, "lost the last"),
+    (919877000000.0, None, "lost the last"),
+    (Decimal("1E+1000000"), None, "too large"),
     ("+919876543210 +919876543211", None, "more than one"),
     ("9876543210 9876543211", "IN", "more than one"),
     ("9876543210 or 9876543211", "IN", "letters"),
@@ -174,6 +203,10 @@ TOO_SHORT = {
 }
 
 
+# Written nationally it is grouped just as an international freephone number (+800) would be.
+AMBIGUOUS = {("HN", "TOLL_FREE"): "50480021234567"}
+
+
 def example_numbers():
     types = {value: name for name, value in vars(PhoneNumberType).items() if name.isupper() and isinstance(value, int)}
     for region in sorted(phonenumbers.SUPPORTED_REGIONS):
@@ -198,7 +231,7 @@ def test_every_region_and_type_of_number_normalizes_from_every_notation():
                 assert normalize_phone_number(text, default_region) == e164[1:], (text, region, kind)
             except InvalidPhoneNumberError:
                 exceptions[region, kind] = e164[1:]
-    assert exceptions == TOO_SHORT
+    assert exceptions == {**TOO_SHORT, **AMBIGUOUS}
     assert checked > 6000
 
 

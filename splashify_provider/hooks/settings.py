@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import SplitResult, urlsplit
 
+from phonenumbers import SUPPORTED_REGIONS
+
 from splashify_provider.exceptions import SplashifyConfigurationError, quote
 from splashify_provider.get_provider_info import get_provider_info
 
@@ -61,7 +63,7 @@ class Settings:
         """
         if self.url.startswith("https:"):
             return dict(proxies)
-        return {key: proxy for key, proxy in proxies.items() if _is_loopback(urlsplit(proxy).hostname)}
+        return {key: proxy for key, proxy in proxies.items() if _is_loopback(_host(proxy))}
 
 
 def settings_from_connection(
@@ -81,6 +83,10 @@ def settings_from_connection(
 class _Reader:
     def __init__(self, connection: Connection, arguments: Mapping[str, Any], warn: Callable[..., object]) -> None:
         self._connection = connection
+        if connection.conn_type not in (None, "", "generic", "splashify"):
+            self._refuse(
+                f"it is of type {quote(connection.conn_type)!r}, not splashify, so its password is another system's"
+            )
         extra = connection.extra_dejson
         if not isinstance(extra, dict) or (not extra and (connection.extra or "").strip() not in ("", "{}", "null")):
             self._refuse("Extra must be a JSON object")
@@ -92,7 +98,7 @@ class _Reader:
                 ", ".join(quote(name) for name in unknown),
                 ", ".join(sorted(known)),
             )
-        given = {name: value for name, value in arguments.items() if value not in (None, "")}
+        given = {name: value for name, value in arguments.items() if value is not None and str(value).strip()}
         self._values = {**extra, **given}
 
     def read(self) -> Settings:
@@ -101,7 +107,7 @@ class _Reader:
             url=self._url(),
             api_key=self._api_key(),
             auth_scheme=self._auth_scheme(),
-            default_region=self._value("default_region"),
+            default_region=self._default_region(),
             timeouts=(min(timeout, _CONNECT_TIMEOUT), timeout),
             max_attempts=int(self._number("max_attempts", default=3, minimum=1, maximum=10, whole=True)),
             proxies=self._proxies(),
@@ -126,7 +132,7 @@ class _Reader:
             return default
         try:
             number = float(value) if not isinstance(value, bool) else float("nan")
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = float("nan")
         if not minimum <= number <= maximum or (whole and number != int(number)):
             kind = "a whole number" if whole else "a number"
@@ -146,10 +152,18 @@ class _Reader:
             )
         return key
 
+    def _default_region(self) -> str | None:
+        region = self._value("default_region")
+        if region is not None and str(region).upper() not in SUPPORTED_REGIONS:
+            self._refuse(
+                f"default_region must be two letters of ISO 3166-1, such as IN, GB or US, not {quote(region)!r}"
+            )
+        return None if region is None else str(region).upper()
+
     def _auth_scheme(self) -> str:
         scheme = str(self._value("auth_scheme") or "Basic").capitalize()
         if scheme not in ("Basic", "Bearer"):
-            self._refuse(f"auth_scheme must be Basic or Bearer, not {quote(scheme)!r}")
+            self._refuse("auth_scheme must be Basic or Bearer")
         return scheme
 
     def _proxies(self) -> dict[str, str]:
@@ -159,7 +173,9 @@ class _Reader:
                 proxies = json.loads(proxies)
             except ValueError:
                 proxies = None
-        if not isinstance(proxies, dict) or not all(isinstance(value, str) for value in proxies.values()):
+        if not isinstance(proxies, dict) or not all(
+            isinstance(value, str) and _host(value) for value in proxies.values()
+        ):
             self._refuse('proxies must be a JSON object such as {"https": "http://proxy.example.com:3128"}')
         return proxies
 
@@ -175,7 +191,7 @@ class _Reader:
 
     def _url(self) -> str:
         parts, port = self._parts()
-        if parts.scheme not in ("https", "http") or not parts.hostname:
+        if parts.scheme not in ("https", "http") or not parts.hostname or parts.hostname.startswith("sk_"):
             self._refuse(f"the Base URL (host) must look like {DEFAULT_BASE_URL}")
         if parts.username or parts.password or parts.query or parts.fragment:
             self._refuse("the Base URL (host) must have no user, password, query or fragment; the key is the password")
@@ -194,12 +210,13 @@ class _Reader:
         """Split the base URL, which a connection given as a URI spreads over host, port and schema."""
         connection = self._connection
         host, schema = (connection.host or "").strip(), (connection.schema or "").strip()
+        schema = schema.lower() if schema.lower() in ("http", "https") else schema
         if not host:
             host = DEFAULT_BASE_URL
         scheme = schema if schema in ("http", "https") else "https"
         url = host if "://" in host else f"{scheme}://{host}"
-        if any(char.isspace() or not char.isprintable() for char in url):
-            self._refuse("the Base URL (host) contains blanks or control characters")
+        if any(char.isspace() or not char.isprintable() or char == "\\" for char in url):
+            self._refuse("the Base URL (host) contains blanks, backslashes or control characters")
         try:
             parts = urlsplit(url)
             port = parts.port or connection.port
@@ -208,6 +225,13 @@ class _Reader:
         if schema not in ("", "http", "https") and parts.path in ("", "/"):
             parts = parts._replace(path="/" + schema.lstrip("/"))
         return parts, port
+
+
+def _host(url: str) -> str | None:
+    try:
+        return urlsplit(url if "://" in url else f"http://{url}").hostname
+    except ValueError:
+        return None
 
 
 def _is_loopback(host: str | None) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from contextlib import suppress
@@ -15,6 +14,7 @@ import requests
 from airflow.providers.common.compat.sdk import BaseHook
 from requests.auth import AuthBase
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from urllib3.exceptions import HTTPError
 
 from splashify_provider import __version__
 from splashify_provider.exceptions import (
@@ -24,6 +24,8 @@ from splashify_provider.exceptions import (
     SplashifyConnectionError,
     SplashifyError,
     error_from_response,
+    hide,
+    json_object,
     mask_phone_number,
     quote,
 )
@@ -32,7 +34,7 @@ from splashify_provider.hooks.settings import Settings, settings_from_connection
 from splashify_provider.phone_numbers import normalize_phone_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from tenacity import RetryCallState
 
@@ -68,10 +70,11 @@ def validate_agent_email(agent_email: object) -> str:
     :return: The address.
     :raises InvalidAgentEmailError: If it is missing, blank or malformed.
     """
-    text = agent_email.strip() if isinstance(agent_email, str) else ""
-    if len(text) <= 254 and _EMAIL.fullmatch(text):
+    text = str("" if agent_email is None else agent_email).strip()
+    if isinstance(agent_email, str) and len(text) <= 254 and _EMAIL.fullmatch(text):
         return text
-    what = "missing" if agent_email is None or agent_email == "" else f"{quote(agent_email)!r}, not an address"
+    # In ASCII, so that invisible characters can be seen.
+    what = f"{quote(text.encode('ascii', 'backslashreplace').decode())!r}, not an address" if text else "missing"
     raise InvalidAgentEmailError(
         f"The agent's e-mail is {what}. Nothing was sent. To take a conversation away from its agent, use "
         "release() or SplashifyReleaseOperator."
@@ -168,19 +171,20 @@ class SplashifyHook(BaseHook):
         :return: Whether the connection works, and why (not).
         """
         try:
-            self._exchange({}, None, None)
-        except SplashifyAPIError as error:
-            if error.status_code == requests.codes.bad_request:
-                return True, "Splashify accepts the API key."
-            return False, f"HTTP {error.status_code}: {error}"
-        except SplashifyConnectionError as error:
-            return False, f"Unreachable: {error}"
-        except Exception as error:  # no such connection, or its settings are wrong: the form shows it
-            return False, str(error)
-        return False, (
-            f"The Base URL of connection {self.splashify_conn_id!r} accepts a request without a customer: it "
-            "is not Splashify's API."
-        )
+            status_code, headers, body = self._post({})
+            error = self._error(status_code, headers, body)
+        except SplashifyConnectionError as problem:
+            return False, f"Unreachable: {problem}"
+        except Exception as problem:  # no such connection, or its settings are wrong: the form shows it
+            return False, str(problem)
+        if status_code == requests.codes.bad_request and json_object(body):
+            return True, "Splashify accepts the API key."
+        if error is None or status_code == requests.codes.bad_request:
+            return False, (
+                f"HTTP {status_code}: the Base URL of connection {self.splashify_conn_id!r} does not answer as "
+                "Splashify's API does."
+            )
+        return False, f"HTTP {status_code}: {error}"
 
     def get_conn(self) -> requests.Session:
         """Give the session that every call uses: authenticated, kept alive, built once on first use.
@@ -193,14 +197,14 @@ class SplashifyHook(BaseHook):
     @cached_property
     def _settings(self) -> Settings:
         connection = self.get_connection(self.splashify_conn_id)
-        settings = settings_from_connection(connection, self._arguments, self.log.warning)
-        _mask_secret(settings.api_key)
-        return settings
+        if key := (connection.password or "").strip():
+            _mask_secret(key)
+        return settings_from_connection(connection, self._arguments, self.log.warning)
 
     @cached_property
     def _session(self) -> requests.Session:
         settings = self._settings
-        session = requests.Session()
+        session = _Session()
         session.auth = _RawKey(settings.auth_scheme, settings.api_key)
         session.headers["User-Agent"] = f"airflow-provider-splashify/{__version__}"
         # What the environment says of proxies and CA bundles is read once, here. After that it is not
@@ -226,33 +230,81 @@ class SplashifyHook(BaseHook):
         )
         return attempts(self._exchange, payload, phone, email)
 
-    def _exchange(self, payload: dict[str, str], phone: str | None, email: str | None) -> str:
+    def _exchange(self, payload: dict[str, str], phone: str, email: str) -> str:
         """POST once. Return Splashify's message, or raise the error that the answer (or its lack) is."""
+        status_code, headers, body = self._post(payload)
+        error = self._error(status_code, headers, body, phone, email)
+        if error is not None:
+            raise error
+        return quote(hide(str(json_object(body).get("message") or ""), self._settings.api_key))
+
+    def _post(self, payload: dict[str, str]) -> tuple[int, Mapping[str, str], str]:
+        """POST once. Return status, headers and body of the answer, or raise what kept it from arriving."""
         settings = self._settings
-        try:
-            response = self._session.post(settings.url, json=payload, timeout=settings.timeouts, allow_redirects=False)
         # Raised `from None`: the frames behind these errors hold the Authorization header, and Airflow 3.0's
         # console and Sentry show the variables of every frame.
+        try:
+            response = self._session.post(settings.url, json=payload, timeout=settings.timeouts, allow_redirects=False)
         except requests.RequestException as error:
-            raise _connection_error(error, settings) from None
-        except (OSError, UnicodeError) as error:  # a CA bundle or a host name that can't be used
-            raise SplashifyConfigurationError(
-                f"Connection {self.splashify_conn_id!r} can't be used: {quote(error)}. Check its Base URL, verify "
-                "and proxies."
-            ) from None
-        # A server may repeat the key in its answer; nothing behind this line sees it.
-        body = response.content.decode("utf-8", "replace").replace(settings.api_key, "***")
-        error_ = error_from_response(
-            response.status_code,
-            response.headers,
+            raise self._connection_error(error) from None
+        except (OSError, ValueError, HTTPError) as error:  # a CA bundle, a host or a proxy that can't be used
+            raise self._unusable(error) from None
+        return response.status_code, response.headers, response.content.decode("utf-8-sig", "replace")
+
+    def _error(
+        self,
+        status_code: int,
+        headers: Mapping[str, str],
+        body: str,
+        phone: str | None = None,
+        email: str | None = None,
+    ) -> SplashifyAPIError | None:
+        return error_from_response(
+            status_code,
+            headers,
             body,
             conn_id=self.splashify_conn_id,
+            api_key=self._settings.api_key,
             user_phone_number=phone,
             agent_email=email,
         )
-        if error_ is not None:
-            raise error_
-        return quote(json.loads(body).get("message") or "")
+
+    def _unusable(self, error: Exception) -> SplashifyConfigurationError:
+        return SplashifyConfigurationError(
+            f"Connection {self.splashify_conn_id!r} can't be used: {quote(hide(str(error), self._settings.api_key))}. "
+            "Check its Base URL, verify and proxies."
+        )
+
+    def _connection_error(self, error: requests.RequestException) -> SplashifyError:
+        """Name what went wrong below HTTP in words."""
+        settings, text = self._settings, str(error)
+        if isinstance(error, requests.exceptions.ProxyError):
+            what = "the proxy can't be reached or refuses. Check the proxies of the connection or the environment"
+        elif isinstance(error, requests.exceptions.SSLError):
+            untrusted = re.search(r"certificate verify failed: ([^(\[]+)", text)
+            what = (
+                f"its certificate is not trusted ({untrusted[1].strip()}). Check Base URL and verify"
+                if untrusted
+                else "TLS failed. Check that host and port of the Base URL speak https"
+            )
+        elif isinstance(error, requests.exceptions.ConnectTimeout):
+            what = f"no connection within {settings.timeouts[0]:g} s. Check that this worker may reach it"
+        elif isinstance(error, requests.exceptions.ReadTimeout):
+            what = f"no answer within {settings.timeouts[1]:g} s"
+        elif "NameResolutionError" in text:
+            what = "the name does not resolve. Check the Base URL, and this worker's DNS"
+        elif "refused" in text:
+            what = "the connection is refused. Check host and port of the Base URL"
+        elif isinstance(error, (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError)):
+            what = "the connection broke before the whole answer had arrived"
+        elif isinstance(error, (requests.exceptions.ContentDecodingError, requests.exceptions.InvalidHeader)):
+            what = "the answer is damaged"  # our own headers are checked before
+        else:
+            return self._unusable(error)
+        return SplashifyConnectionError(
+            f"No answer from {settings.host}: {what}. It is safe to try again: assigning to the same agent twice "
+            "changes nothing."
+        )
 
     def _log_retry(self, state: RetryCallState) -> None:
         assert state.outcome is not None  # noqa: S101 - tenacity calls this after an attempt
@@ -263,6 +315,13 @@ class SplashifyHook(BaseHook):
             state.upcoming_sleep,
             state.outcome.exception(),
         )
+
+
+class _Session(requests.Session):
+    """A session that doesn't even look at redirects, where ordinary ones parse any Location a server sends."""
+
+    def resolve_redirects(self, *_: Any, **__: Any) -> Any:
+        return iter(())
 
 
 class _RawKey(AuthBase):
@@ -291,39 +350,6 @@ def _wait(state: RetryCallState) -> float:
     """Wait a random, growing time; on top of what the server asked for, so that many don't come back at once."""
     error = state.outcome.exception() if state.outcome else None
     return (getattr(error, "retry_after", None) or 0) + _backoff(state)
-
-
-def _connection_error(error: requests.RequestException, settings: Settings) -> SplashifyError:
-    """Name what went wrong below HTTP in words."""
-    text = str(error)
-    safe = "It is safe to try again: assigning to the same agent twice changes nothing."
-    if isinstance(error, requests.exceptions.ProxyError):
-        what = "the proxy can't be reached or refuses. Check the proxies of the connection or the environment"
-    elif isinstance(error, requests.exceptions.SSLError):
-        untrusted = re.search(r"certificate verify failed: ([^(\[]+)", text)
-        what = (
-            f"its certificate is not trusted ({untrusted[1].strip()}). Check Base URL and verify"
-            if untrusted
-            else "TLS failed. Check that host and port of the Base URL speak https"
-        )
-    elif isinstance(error, requests.exceptions.ConnectTimeout):
-        what = f"no connection within {settings.timeouts[0]:g} s. Check that this worker may reach it"
-    elif isinstance(error, requests.exceptions.ReadTimeout):
-        what = f"no answer within {settings.timeouts[1]:g} s"
-    elif "NameResolutionError" in text:
-        what = "the name does not resolve. Check the Base URL, and this worker's DNS"
-    elif "refused" in text:
-        what = "the connection is refused. Check host and port of the Base URL"
-    elif isinstance(error, (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError)):
-        what = "the connection broke before the whole answer had arrived"
-    elif isinstance(error, requests.exceptions.ContentDecodingError):
-        what = "the answer is damaged"
-    else:
-        return SplashifyConfigurationError(
-            f"The connection's settings make no valid request ({type(error).__name__}). Check its Base URL, "
-            "proxies and API key."
-        )
-    return SplashifyConnectionError(f"No answer from {settings.host}: {what}. {safe}")
 
 
 def _mask_secret(secret: str) -> None:

@@ -6,7 +6,12 @@ from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, BaseOperator
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowNotFoundException,
+    AirflowSkipException,
+    BaseOperator,
+)
 
 from splashify_provider.exceptions import (
     ConversationNotFoundError,
@@ -73,6 +78,13 @@ class _ConversationOperator(BaseOperator):
             self._fail(error)
         except SplashifyError as error:
             self._fail(error)
+        except AirflowNotFoundException as error:
+            self._fail(
+                SplashifyConfigurationError(
+                    f"{error}: create connection {self.splashify_conn_id!r} (type splashify, the API key as its "
+                    "password), then clear this task."
+                )
+            )
         return _summary(
             "assigned" if result.agent_email else "released",
             result.user_phone_number,
@@ -89,6 +101,9 @@ class _ConversationOperator(BaseOperator):
             raise SplashifyConfigurationError(
                 f"max_run_age must be a timedelta, such as timedelta(hours=8), not {self.max_run_age!r}."
             )
+
+        if not isinstance(self.is_dry_run, bool):
+            raise SplashifyConfigurationError(f"dry_run must be True or False, not {self.is_dry_run!r}.")
 
     def _fail(self, error: SplashifyError) -> NoReturn:
         # Said on a line of its own as well: Airflow 3's UI puts the stack trace below the exception's text. The
@@ -120,7 +135,7 @@ class SplashifyAssignOperator(_ConversationOperator):
     :param on_conversation_not_found: ``"fail"``, or ``"skip"`` where customers without an open conversation
         are normal.
     :param max_run_age: Skip if the run was due longer ago than this. Measured from the end of its data
-        interval, else from when it was due, so that a retry or a clear finds the same run just as old as it is.
+        interval, else from when it was due; never from when it was retried or cleared.
     :param dry_run: Validate everything and log it, send nothing.
     """
 
@@ -178,17 +193,16 @@ def skip_if_too_old(context: Mapping[str, Any], max_run_age: timedelta | None) -
     :param context: Airflow's task context.
     :param max_run_age: How long after it was due a run may still act; None for always.
     :raises AirflowSkipException: Saying how old the run is, and how to force it.
+    :raises SplashifyConfigurationError: If the run has no date at all.
     """
     if max_run_age is None:
         return
     run = context.get("dag_run")
-    due = (
-        context.get("data_interval_end")
-        or getattr(run, "data_interval_end", None)
-        or getattr(run, "run_after", None)
-        or context.get("logical_date")
-        or getattr(run, "logical_date", None)
-    )
+    logical_date = context.get("logical_date") or getattr(run, "logical_date", None)
+    due = context.get("data_interval_end") or getattr(run, "data_interval_end", None)
+    if due and logical_date:  # a run by hand may carry the last scheduled interval, long past
+        due = max(due, logical_date)
+    due = due or getattr(run, "run_after", None) or logical_date
     if due is None:
         raise SplashifyConfigurationError(
             "max_run_age is set, but this run has neither a data interval nor a date to measure its age from."

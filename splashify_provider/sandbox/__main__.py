@@ -11,6 +11,13 @@ from splashify_provider.sandbox.server import SCENARIO_KEY_PREFIX, SCENARIOS, Sa
 from splashify_provider.sandbox.workspace import DEFAULT_KEY
 
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the sandbox from the command line.
 
@@ -31,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--key", default=DEFAULT_KEY, help="the API key that is accepted (default: %(default)s)")
     parser.add_argument(
-        "--rate-limit", type=int, default=100, help="requests per window and key (default: %(default)s)"
+        "--rate-limit", type=_positive, default=100, help="requests per window and key (default: %(default)s)"
     )
     parser.add_argument("--window", type=float, default=60.0, help="the window, in seconds (default: %(default)s)")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds every answer takes longer (default: 0)")

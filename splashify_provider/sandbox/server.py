@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 import secrets
 import socket
 import struct
@@ -146,10 +147,7 @@ def build_app(workspace: Workspace, latency: float = 0.0) -> web.Application:
             return web.json_response(
                 {"result": False, "message": "Too many requests", "Retry-After": math.ceil(wait)}, status=429
             )
-        try:
-            payload = await request.json() if request.content_type == "application/json" else None
-        except ValueError:
-            payload = None
+        payload = await _json(request) if request.content_type == "application/json" else None
         phone, agent, problem = _fields(payload)
         if scenario := workspace.take_scenario(phone) or workspace.take_scenario(key) or scenario_of_key:
             status = 0  # none was sent: the client gave up first
@@ -162,7 +160,7 @@ def build_app(workspace: Workspace, latency: float = 0.0) -> web.Application:
         conversation = workspace.conversations.get(phone)
         was = conversation.agent_email if conversation else None
         status, message = (400, problem) if problem else workspace.assign(phone, agent)
-        workspace.record(status, message, phone, agent or None, was)
+        workspace.record(status, message, phone, agent or None, was, accepted=status == 200)
         return web.json_response({"result": status == 200, "message": message}, status=status)
 
     async def moved(_: web.Request) -> web.StreamResponse:
@@ -186,7 +184,8 @@ def build_app(workspace: Workspace, latency: float = 0.0) -> web.Application:
 
     async def change_agent(request: web.Request) -> web.StreamResponse:
         agent = workspace.agents.get(request.match_info["email"])
-        active = (await request.json()).get("active")
+        payload = await _json(request)
+        active = payload.get("active") if isinstance(payload, dict) else None
         if agent is None or not isinstance(active, bool):
             raise web.HTTPBadRequest(text="An existing agent, and active: true or false.")
         agent.active = active
@@ -194,7 +193,8 @@ def build_app(workspace: Workspace, latency: float = 0.0) -> web.Application:
         return web.json_response(workspace.as_json())
 
     async def change_scenario(request: web.Request) -> web.StreamResponse:
-        scenario = (await request.json()).get("scenario")
+        payload = await _json(request)
+        scenario = payload.get("scenario", "") if isinstance(payload, dict) else ""
         try:
             if scenario is not None:
                 check_scenario(str(scenario))
@@ -222,22 +222,29 @@ def check_scenario(scenario: str) -> None:
     :raises ValueError: Naming those that exist.
     """
     name, _, times = scenario.partition(":")
-    if name not in SCENARIOS or not (times or "1").isdecimal():
+    if name not in SCENARIOS or not re.fullmatch("[1-9][0-9]*", times or "1"):
         raise ValueError(f"There is no scenario {scenario!r}. There are: {', '.join(SCENARIOS)}.")
+
+
+async def _json(request: web.Request) -> Any:
+    try:
+        return await request.json()
+    except (ValueError, LookupError, RecursionError):  # not JSON, in no known charset, or too deep
+        return None
 
 
 def _fields(payload: object) -> tuple[str, str, str]:
     """Read the request: phone number, agent (empty to release), and what is wrong with it."""
     if not isinstance(payload, dict):
         return "", "", "The body must be a JSON object"
-    phone, agent = payload.get("user_phone_number"), payload.get("agent_email") or ""
-    if not phone:
+    phone, agent = payload.get("user_phone_number"), payload.get("agent_email")
+    if phone in (None, ""):
         return "", "", "user_phone_number is required"
     if not isinstance(phone, str) or not (phone.isascii() and phone.isdigit()):
         return "", "", "user_phone_number must contain digits only"
-    if not isinstance(agent, str):
+    if agent is not None and not isinstance(agent, str):
         return phone, "", "agent_email must be a string"
-    return phone, agent, ""
+    return phone, agent or "", ""
 
 
 class Sandbox:

@@ -87,6 +87,7 @@ class Workspace:
     scenarios: dict[str, tuple[str, int | None]] = field(default_factory=dict)
     windows: dict[str, SlidingWindow] = field(default_factory=dict)
     answers: Counter[int] = field(default_factory=Counter)
+    accepted: int = 0
     events: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=_EVENTS_KEPT))
     version: int = 0
 
@@ -101,6 +102,8 @@ class Workspace:
         for agent in content.get("agents", []):
             self.agents[agent["email"]] = Agent(**agent)
         for conversation in content.get("conversations", []):
+            if not str(conversation["user_phone_number"]).isdecimal():
+                raise ValueError(f"{conversation['user_phone_number']!r} is not digits only, as the API wants it")
             self.conversations[conversation["user_phone_number"]] = Conversation(**conversation)
         for subject, scenario in content.get("scenarios", {}).items():
             self.set_scenario(subject, scenario)
@@ -157,16 +160,25 @@ class Workspace:
         return 200, "Chat Assigned Successfully" if agent_email else "Chat Unassigned Successfully"
 
     def record(
-        self, status: int, message: str, phone: str = "", agent: str | None = None, was: str | None = None
+        self,
+        status: int,
+        message: str,
+        phone: str = "",
+        agent: str | None = None,
+        was: str | None = None,
+        *,
+        accepted: bool = False,
     ) -> None:
-        """Keep what was answered, for the page and for tests."""
+        """Keep what was answered, for the page and for tests; ``accepted`` if it did what it was asked to."""
         self.version += 1
         self.answers[status] += 1
+        self.accepted += accepted
         conversation = self.conversations.get(phone)
         self.events.appendleft(
             {
                 "time": time.time(),
                 "status": status,
+                "accepted": accepted,
                 "message": message,
                 "user_phone_number": phone,
                 "name": conversation.name if conversation else "",
@@ -188,6 +200,7 @@ class Workspace:
             },
             "requests": {
                 "total": sum(self.answers.values()),
+                "accepted": self.accepted,
                 "by_status": {str(status): count for status, count in sorted(self.answers.items())},
                 "in_window": sum(window.used() for window in self.windows.values()),
                 "rate_limit": self.rate_limit,

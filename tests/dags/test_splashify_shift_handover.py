@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -12,9 +13,10 @@ import tempfile
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -91,6 +93,22 @@ class TestPlan:
         with pytest.raises(AirflowFailException, match="UTC offset.*Correct the roster"):
             handover.plan_handover([shift("ada", 5, 23), {**shift("ben", 5, 23), field: time}], [chat(1)], AT)
 
+    @pytest.mark.parametrize("row", [{"agent_email": None}, {"starts_at": None}])
+    def test_an_empty_field_of_a_shift_is_named(self, handover, row):
+        with pytest.raises(AirflowFailException, match="needs an agent, and a start"):
+            handover.plan_handover([shift("ada", 5, 23), {**shift("ben", 5, 23), **row}], [chat(1)], AT)
+
+    def test_addresses_are_compared_without_their_case(self, handover):
+        roster = [shift("Ada@example.com", 5, 23), shift(" ada@example.com ", 13, 21)]
+        assert handover.plan_handover(roster, [chat(1, "ADA@example.com ")], AT) == []
+        assert handover.plan_handover(roster, [chat(1)], AT)[0]["agent_email"].lower() == "ada@example.com"
+
+    def test_one_customer_twice_is_not_guessed(self, handover):
+        twice = [chat(1, "gone"), {"user_phone_number": "12025550101", "agent_email": "ada"}]
+        with pytest.raises(AirflowFailException, match="…0101 has two open conversations") as raised:
+            handover.plan_handover([shift("ada", 5, 23)], twice, AT)
+        assert "555010" not in str(raised.value)
+
     def test_z_is_an_offset(self, handover):
         roster = [{"agent_email": "ada", "starts_at": "2026-11-22T13:00:00Z", "ends_at": "2026-11-22T21:00:00Z"}]
         assert handover.plan_handover(roster, [chat(1)], AT)
@@ -122,6 +140,63 @@ class TestPlan:
         )
         counts = [sum(move["agent_email"] == f"agent{number}" for move in moves) for number in range(4)]
         assert min(counts) > 70
+
+
+class TestWriteBack:
+    MOVES = (("+1 202 555 0101", "ada", "gone"), ("+1 202 555 0102", "ben", None), ("+1 202 555 0103", "ada", "gone"))
+
+    @pytest.fixture
+    def write_back(self, handover, tmp_path, monkeypatch):
+        """Call the task with what assign returned, by map index, on a table as it has become since it was read."""
+        path = tmp_path / "support.db"
+        monkeypatch.setenv("AIRFLOW_CONN_SUPPORT_DB", json.dumps({"conn_type": "sqlite", "host": str(path)}))
+        task = handover.splashify_shift_handover().get_task("write_back")
+        pulled = {"conversations": [{"user_phone_number": phone, "agent_email": old} for phone, _, old in self.MOVES]}
+        moves = [{"user_phone_number": phone, "agent_email": agent} for phone, agent, _ in self.MOVES]
+
+        def call(results, age=timedelta(0), **since):
+            with closing(sqlite3.connect(path)) as connection, connection:
+                connection.execute("CREATE TABLE conversations (user_phone_number, agent_email, status)")
+                for phone, _, old in self.MOVES:
+                    holder, status = since.get("c" + phone[-1], (old, "open"))
+                    connection.execute("INSERT INTO conversations VALUES (?, ?, ?)", (phone, holder, status))
+            ti = SimpleNamespace(xcom_pull=lambda task_ids, map_indexes: results.get(map_indexes))
+            task.python_callable(pulled, moves, ti=ti, data_interval_end=datetime.now(timezone.utc) - age)
+            with closing(sqlite3.connect(path)) as connection:
+                return [row[0] for row in connection.execute("SELECT agent_email FROM conversations ORDER BY rowid")]
+
+        return call
+
+    def result(self, index, outcome="assigned"):
+        phone, agent, _ = self.MOVES[index]
+        return {"outcome": outcome, "user_phone_number": f"…{phone[-4:]}", "agent_email": agent, "message": ""}
+
+    def test_what_was_assigned_is_written_and_the_rest_is_not(self, write_back):
+        assert write_back({0: self.result(0), 1: self.result(1)}) == ["ada", "ben", "gone"]
+
+    def test_a_dry_run_is_not_written(self, write_back):
+        assert write_back({0: self.result(0, "dry_run"), 2: self.result(2)}) == ["gone", None, "ada"]
+
+    def test_a_result_of_an_earlier_plan_is_not_written(self, write_back):
+        assert write_back({0: self.result(1), 1: self.result(2), 2: self.result(0)}) == ["gone", None, "gone"]
+
+    def test_what_somebody_has_changed_since_is_kept(self, write_back):
+        everything = {index: self.result(index) for index in range(3)}
+        since = {"c1": ("zoe", "open"), "c2": (None, "closed"), "c3": ("ada", "open")}
+        assert write_back(everything, **since) == ["zoe", None, "ada"]
+
+    def test_it_skips_for_an_old_run_but_not_while_assign_might_have_acted(self, write_back):
+        with pytest.raises(AirflowSkipException):
+            write_back({0: self.result(0)}, age=timedelta(hours=17))
+
+    def test_it_acts_for_a_run_that_was_just_in_time(self, write_back):
+        assert write_back({0: self.result(0)}, age=timedelta(hours=9)) == ["ada", None, "gone"]
+
+    def test_it_writes_nothing_where_nothing_was_planned(self, handover, write_back):
+        assert write_back({}) == ["gone", None, "gone"]
+        handover.splashify_shift_handover().get_task("write_back").python_callable(
+            None, None, ti=None, data_interval_end=datetime.now(timezone.utc)
+        )
 
 
 def test_the_demo_team_is_the_same_in_the_database_and_the_sandbox(seed, tmp_path):

@@ -44,6 +44,7 @@ def refused(**fields):
         ({"host": "http://localhost:8000"}, "http://localhost:8000"),
         ({"host": "http://[::1]:8000/api"}, "http://[::1]:8000/api"),
         ({"host": "127.0.0.1", "port": 8000, "schema": "http"}, "http://127.0.0.1:8000"),
+        ({"host": "127.0.0.1", "port": 8000, "schema": "HTTP"}, "http://127.0.0.1:8000"),
     ],
 )
 def test_the_endpoint_is_the_base_url_and_one_path_with_its_slash(fields, url):
@@ -86,6 +87,8 @@ def test_a_connection_given_as_a_uri_gives_the_same_endpoint(uri, url, monkeypat
         ("https://example.com:port", "malformed"),
         ("https://[::1", "malformed"),
         ("https://exa mple.com", "blanks"),
+        ("https://localhost\\x", "backslashes"),
+        ("sk_live_x", "must look like"),
         ("https://example.com/\nHost: evil", "blanks"),
         ("https://example.com/api/v1/public/assignment/", "must end before"),
     ],
@@ -150,6 +153,7 @@ DEFAULTS = {
         ),
         ({"timeout": "  ", "proxies": {}}, {}, {}),
         ({"timeout": 5}, {"timeout": ""}, {"timeouts": (5, 5)}),
+        ({"default_region": " in "}, {"default_region": " "}, {"default_region": "IN"}),
         ({"auth_scheme": "bearer"}, {}, {"auth_scheme": "Bearer"}),
         ({"proxies": {"https": "http://proxy:3128"}}, {}, {"proxies": {"https": "http://proxy:3128"}}),
         ({"proxies": '{"https": "http://proxy:3128"}'}, {}, {"proxies": {"https": "http://proxy:3128"}}),
@@ -173,6 +177,13 @@ def test_argument_beats_extra_beats_default_and_blank_is_unset(extra, arguments,
         ({"timeout": True}, "timeout"),
         ({"timeout": "nan"}, "timeout"),
         ({"timeout": [1, 2]}, "timeout"),
+        ({"timeout": 10**400}, "timeout"),
+        ({"default_region": "INDIA"}, "default_region must be two letters"),
+        ({"default_region": 91}, "default_region"),
+        ({"default_region": ["IN"]}, "default_region"),
+        ({"default_region": True}, "default_region"),
+        ({"auth_scheme": "Basic sk_live_x"}, "auth_scheme must be Basic or Bearer"),
+        ({"proxies": {"https": "http://user:secret@[bad"}}, "proxies must be"),
         ({"max_attempts": 0}, "max_attempts must be a whole number from 1 to 10"),
         ({"max_attempts": 2.5}, "max_attempts"),
         ({"auth_scheme": "Digest"}, "auth_scheme must be Basic or Bearer"),
@@ -185,6 +196,11 @@ def test_argument_beats_extra_beats_default_and_blank_is_unset(extra, arguments,
 )
 def test_a_bad_extra_is_named_with_what_it_should_be(extra, why):
     assert why in refused(extra=extra)
+
+
+@pytest.mark.parametrize("conn_type", ["aws", "http", "postgres"])
+def test_another_systems_connection_is_refused(conn_type):
+    assert "another system's" in refused(conn_type=conn_type)
 
 
 def test_an_unknown_extra_is_named_in_a_warning(caplog):

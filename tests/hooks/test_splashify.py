@@ -75,6 +75,12 @@ class TestAssigning:
         hook.assign(PHONE, ADA)
         assert hook.get_conn() is session
 
+    def test_an_invisible_character_in_the_address_is_shown(self):
+        with pytest.raises(InvalidAgentEmailError, match=r"\\\\u200bada@example.com"):
+            validate_agent_email("\u200bada@example.com")
+        with pytest.raises(InvalidAgentEmailError, match="missing"):
+            validate_agent_email(" ")
+
     @pytest.mark.parametrize("phone", ["", None, "9876543210", "call me", "1-800-FLOWERS"])
     def test_an_unreadable_number_sends_nothing(self, hook, sandbox, phone):
         with pytest.raises(InvalidPhoneNumberError):
@@ -214,6 +220,12 @@ class TestWaiting:
         assert len(set(sleeps)) == 2
         assert raised.value.retry_after is not None
 
+    def test_a_server_in_trouble_may_ask_for_a_wait_too(self, raw_server, connect, sleeps):
+        connect(f"http://127.0.0.1:{raw_server(http('503 Service Unavailable', Retry_After='7')).port}")
+        with pytest.raises(ServerError):
+            SplashifyHook(sleep=sleeps.append).assign(PHONE, ADA)
+        assert all(seconds > 7 for seconds in sleeps)
+
     def test_a_wait_of_more_than_a_minute_is_left_to_airflow(self, hook, sandbox, sleeps):
         sandbox.workspace.set_scenario(PHONE, "rate_limited_long")
         with pytest.raises(RateLimitError) as raised:
@@ -291,6 +303,10 @@ class TestAccidents:
     def test_an_answer_that_cannot_be_decoded(self, raw_server, connect, sleeps):
         server = raw_server(http("200 OK", "not gzip", Content_Encoding="gzip"))
         self.fails(self.hook(connect, f"http://127.0.0.1:{server.port}", sleeps), "damaged", sleeps)
+
+    def test_an_answer_whose_headers_contradict_each_other(self, raw_server, connect, sleeps):
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: 57, 58\r\n\r\n{}"
+        self.fails(self.hook(connect, f"http://127.0.0.1:{raw_server(answer).port}", sleeps), "damaged|broke", sleeps)
 
     def test_a_port_that_does_not_speak_tls(self, sandbox, connect, sleeps):
         self.fails(self.hook(connect, sandbox.base_url.replace("http:", "https:"), sleeps), "TLS failed", sleeps)
@@ -419,6 +435,25 @@ class TestEnvironment:
             SplashifyHook().assign(PHONE, ADA)
         assert target.requests == []
 
+    @pytest.mark.parametrize("location", ["http://[bad", "\xff", "//", ""])
+    def test_a_redirect_to_nowhere_is_no_accident_of_ours(self, raw_server, connect, location):
+        server = raw_server(http("301 Moved", Location=location))
+        connect(f"http://127.0.0.1:{server.port}")
+        with pytest.raises(UnexpectedResponseError):
+            SplashifyHook().assign(PHONE, ADA)
+        assert len(server.requests) == 1
+
+    @pytest.mark.parametrize("host", ["https://a..b", f"https://{'a' * 70}.example.com"])
+    def test_a_host_name_that_cannot_be_is_a_configuration_error(self, connect, host):
+        connect(host)
+        with pytest.raises(SplashifyConfigurationError, match="'splashify_default' can't be used"):
+            SplashifyHook().assign(PHONE, ADA)
+
+    def test_a_success_with_a_byte_order_mark_is_one(self, raw_server, connect):
+        server = raw_server(http("200 OK", '\ufeff{"result": true}'))
+        connect(f"http://127.0.0.1:{server.port}")
+        assert SplashifyHook().assign(PHONE, ADA).message == ""
+
     @pytest.mark.parametrize("status", ["400 Bad Request", "401 Unauthorized", "500 Oops", "200 OK"])
     def test_a_key_and_a_number_in_the_answer_are_not_repeated(self, raw_server, connect, log, status):
         answer = http(status, json.dumps({"result": False, "message": f"{KEY} may not assign {PHONE}"}))
@@ -463,7 +498,7 @@ class TestConnection:
         assert sandbox.workspace.answers == {400: 1}
 
     def test_the_test_request_names_no_customer_and_no_agent(self, raw_server, connect):
-        server = raw_server(http("400 Bad Request", "{}"))
+        server = raw_server(http("400 Bad Request", '{"result": false, "message": "missing fields"}'))
         connect(f"http://127.0.0.1:{server.port}")
         assert SplashifyHook().test_connection()[0]
         assert server.requests[0].endswith(b"\r\n\r\n{}")
@@ -498,7 +533,12 @@ class TestConnection:
         connect(f"http://127.0.0.1:{raw_server(SUCCESS).port}")
         works, message = SplashifyHook().test_connection()
         assert not works
-        assert "not Splashify's API" in message
+        assert "does not answer as Splashify's API does" in message
+
+    @pytest.mark.parametrize("body", ["", "<html>The plain HTTP request was sent to HTTPS port</html>"])
+    def test_a_400_of_somebody_else_is_no_proof(self, raw_server, connect, body):
+        connect(f"http://127.0.0.1:{raw_server(http('400 Bad Request', body)).port}")
+        assert not SplashifyHook().test_connection()[0]
 
     def test_the_old_form_has_the_labels_of_the_new_one(self):
         behaviour = SplashifyHook.get_ui_field_behaviour()

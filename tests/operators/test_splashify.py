@@ -93,7 +93,7 @@ class TestAssign:
 
     @pytest.mark.parametrize(
         "wrong",
-        [{"on_conversation_not_found": "ignore"}, {"max_run_age": 8}, {"max_run_age": "8h"}],
+        [{"on_conversation_not_found": "ignore"}, {"max_run_age": 8}, {"max_run_age": "8h"}, {"dry_run": "False"}],
     )
     def test_a_wrong_argument_is_named_before_anything_is_sent(self, run, sandbox, wrong):
         with pytest.raises(AirflowFailException, match=next(iter(wrong))):
@@ -127,6 +127,15 @@ class TestAssign:
         with pytest.raises(AirflowFailException, match="release"):
             operator.execute({})
         assert posts(sandbox) == 0
+
+
+class TestMissingConnection:
+    def test_it_fails_at_once_and_is_named(self):
+        operator = SplashifyAssignOperator(
+            task_id="assign", user_phone_number=PHONE, agent_email=ADA, splashify_conn_id="no_such"
+        )
+        with pytest.raises(AirflowFailException, match="create connection 'no_such'"):
+            operator.execute({})
 
 
 class TestRelease:
@@ -167,8 +176,9 @@ class TestMaxRunAge:
     @pytest.mark.parametrize(
         "context",
         [
-            {"data_interval_end": 9, "dag_run": {"run_after": 1}, "logical_date": 1},
-            {"dag_run": {"data_interval_end": 9, "run_after": 1, "logical_date": 1}},
+            {"data_interval_end": 9, "dag_run": {"run_after": 1}, "logical_date": 33},
+            {"dag_run": {"data_interval_end": 9, "run_after": 1, "logical_date": 33}},
+            {"data_interval_end": 33, "logical_date": 9},  # by hand, in Airflow 2 or with data intervals
             {"dag_run": {"data_interval_end": None, "run_after": 9, "logical_date": 1}},
             {"dag_run": {"logical_date": 9}},
             {"dag_run": {}, "logical_date": 9},

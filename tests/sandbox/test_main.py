@@ -51,6 +51,7 @@ def test_it_serves_what_the_options_say_until_interrupted(tmp_path):
         (["--seed", "/no/such/file"], "No such file"),
         (["--scenario", "919876543210=nonsense"], "There is no scenario 'nonsense'"),
         (["--port", "70000"], "port"),
+        (["--rate-limit", "0"], "must be 1 or more"),
     ],
 )
 def test_a_bad_option_is_explained(options, why, capsys):

@@ -46,6 +46,10 @@ def test_an_assignment_is_answered_as_documented(post, sandbox):
         ({"user_phone_number": "١٢٠٢٥٥٥٠١٠١", "agent_email": ADA}, "user_phone_number must contain digits only"),
         ({"user_phone_number": 12025550101, "agent_email": ADA}, "user_phone_number must contain digits only"),
         ({"user_phone_number": PHONE, "agent_email": ["x"]}, "agent_email must be a string"),
+        *[
+            ({"user_phone_number": PHONE, "agent_email": value}, "agent_email must be a string")
+            for value in (0, False, [], {})
+        ],
         ([], "The body must be a JSON object"),
     ],
 )
@@ -56,7 +60,7 @@ def test_a_refusal_gives_its_reason_and_changes_nothing(post, sandbox, payload, 
     assert sandbox.workspace.conversations[PHONE].agent_email == ADA
 
 
-@pytest.mark.parametrize("data", [b"", b"not json", b"\xff"])
+@pytest.mark.parametrize("data", [b"", b"not json", b"\xff", b"[" * 100_000])
 def test_a_body_that_is_not_json_is_refused(post, data):
     assert post(json=None, data=data).status_code == 400
 
@@ -152,13 +156,29 @@ def test_a_scenario_is_chosen_by_number_for_so_many_requests(post, sandbox):
     assert post().status_code == 200
 
 
-@pytest.mark.parametrize("scenario", ["nonsense", "server_error:x", 5])
+@pytest.mark.parametrize("scenario", ["nonsense", "server_error:x", "server_error:0", 5, ""])
 def test_an_unknown_scenario_is_refused_with_those_there_are(sandbox, scenario):
     answer = requests.put(f"{sandbox.url}/sandbox/scenarios/{PHONE}", json={"scenario": scenario}, timeout=5)
     assert answer.status_code == 400
     assert "rate_limited_header" in answer.text
     with pytest.raises(ValueError, match="There is no scenario"):
         Sandbox({"scenarios": {PHONE: "nonsense"}})
+    with pytest.raises(ValueError, match="digits only"):
+        Sandbox({"conversations": [{"user_phone_number": "+1 202"}]})
+
+
+@pytest.mark.parametrize("path", ["agents/ada@example.com", f"scenarios/{PHONE}"])
+@pytest.mark.parametrize("body", ["[]", "not json", "5"])
+def test_a_bad_change_is_refused(sandbox, path, body):
+    headers = {"Content-Type": "application/json"}
+    assert requests.put(f"{sandbox.url}/sandbox/{path}", data=body, headers=headers, timeout=5).status_code == 400
+
+
+def test_what_a_scenario_answers_is_not_counted_as_accepted(post, sandbox):
+    post(key="sk_sandbox_result_false")
+    assert sandbox.workspace.as_json()["requests"]["accepted"] == 0
+    post()
+    assert sandbox.workspace.as_json()["requests"]["accepted"] == 1
 
 
 def test_the_state_is_json(post, sandbox):
@@ -167,6 +187,7 @@ def test_the_state_is_json(post, sandbox):
     state = requests.get(f"{sandbox.url}/sandbox/state", timeout=5).json()
     assert state["requests"] == {
         "total": 2,
+        "accepted": 1,
         "by_status": {"200": 1, "400": 1},
         "in_window": 2,
         "rate_limit": 100,
