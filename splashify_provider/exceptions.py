@@ -105,12 +105,14 @@ class SplashifyAPIError(SplashifyError):
 
     :param status_code: The HTTP status of the answer.
     :param message: What happened and what to do about it.
+    :param retry_after: Seconds until Splashify wants to hear from us again; None if it didn't say.
     """
 
-    def __init__(self, status_code: int, message: str) -> None:
+    def __init__(self, status_code: int, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.args = (status_code, message)  # so that the error survives pickling
         self.status_code = status_code
+        self.retry_after = retry_after
 
 
 class AuthenticationError(SplashifyAPIError):
@@ -147,33 +149,15 @@ class BadRequestError(SplashifyAPIError):
 
 
 class RateLimitError(SplashifyAPIError):
-    """The key's budget of requests is used up.
-
-    :param status_code: The HTTP status of the answer.
-    :param message: What happened and what to do about it.
-    :param retry_after: Seconds until Splashify wants to hear from us again; None if it didn't say.
-    """
+    """The key's budget of requests is used up."""
 
     retryable = True
-
-    def __init__(self, status_code: int, message: str, retry_after: float | None = None) -> None:
-        super().__init__(status_code, message)
-        self.retry_after = retry_after
 
 
 class ServerError(SplashifyAPIError):
-    """Splashify failed on its side.
-
-    :param status_code: The HTTP status of the answer.
-    :param message: What happened and what to do about it.
-    :param retry_after: Seconds until Splashify wants to hear from us again; None if it didn't say.
-    """
+    """Splashify failed on its side."""
 
     retryable = True
-
-    def __init__(self, status_code: int, message: str, retry_after: float | None = None) -> None:
-        super().__init__(status_code, message)
-        self.retry_after = retry_after
 
 
 class UnexpectedResponseError(SplashifyAPIError):
