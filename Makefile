@@ -13,7 +13,7 @@ help: ## Show this list
 demo: $(VENV)/ready ## Run a shift hand-over against a local Splashify, and print who got what
 	$(VENV)/bin/python dags/demo/run.py
 
-airflow: $(VENV)/ready ## The same in Airflow's UI, with the inbox page beside it (Ctrl-C stops both)
+airflow: $(VENV)/ready ## The same in Airflow's UI, with the inbox page beside it (ports: AIRFLOW_PORT, SANDBOX_PORT)
 	$(VENV)/bin/python dags/demo/ui.py
 
 test: $(VENV)/ready ## Run the fast tests on Airflow 3.3 (AIRFLOW=2.11 for another)

@@ -13,6 +13,9 @@ hook, such as SQLite or PostgreSQL) with two tables::
 **A pool** keeps this DAG from taking every worker slot: ``airflow pools set splashify 4 "Splashify API"``,
 then ``pool="splashify"`` in ``SplashifyAssignOperator.partial(...)``.
 
+**The table is taken for the truth:** whatever fills it (the vendor's webhooks, your CRM) also has to close what
+Splashify has resolved. Such conversations are skipped here.
+
 **Safe to repeat.** The same roster and conversations give the same plan, and assigning to the same agent
 again changes nothing, so every task may be retried and cleared. A run older than a shift skips instead of
 moving today's conversations to yesterday's agents.
@@ -23,6 +26,7 @@ moving today's conversations to yesterday's agents.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from contextlib import closing
 from datetime import datetime, timedelta
 from typing import Any
@@ -63,8 +67,8 @@ def plan_handover(
         raise AirflowFailException(f"Nobody is on duty at {at}. Add a shift to the roster, then clear the pull task.")
 
     seen, moves = set(), []
-    for phone, holder in ((str(row["user_phone_number"]), row["agent_email"] or "") for row in conversations):
-        digits = "".join(filter(str.isdigit, phone))
+    for row in conversations:
+        digits, holder = _digits(row), row["agent_email"] or ""
         if digits in seen:
             raise AirflowFailException(
                 f"Customer …{digits[-4:]} has two open conversations in the table. Close one, then clear the pull task."
@@ -74,8 +78,12 @@ def plan_handover(
             # Rendezvous hashing: who gets a conversation depends on nothing but who is on duty, so a rerun
             # after half the work was done still chooses the same agent.
             ranks = {hashlib.sha256(f"{digits} {agent}".encode()).hexdigest(): agent for agent in on_duty}
-            moves.append({"user_phone_number": phone, "agent_email": on_duty[ranks[max(ranks)]]})
+            moves.append({"user_phone_number": row["user_phone_number"], "agent_email": on_duty[ranks[max(ranks)]]})
     return moves
+
+
+def _digits(row: dict[str, Any]) -> str:
+    return "".join(filter(str.isdigit, str(row["user_phone_number"])))
 
 
 @dag(
@@ -84,8 +92,8 @@ def plan_handover(
     catchup=False,
     max_active_runs=1,
     default_args={
-        "retries": 3,
-        "retry_delay": timedelta(minutes=1),
+        "retries": 2,
+        "retry_delay": timedelta(seconds=20),
         "retry_exponential_backoff": True,
         "max_retry_delay": timedelta(minutes=15),
     },
@@ -125,15 +133,22 @@ def splashify_shift_handover() -> None:
     def write_back(pulled: dict[str, Any] | None, moves: list[dict[str, Any]] | None, **context: Any) -> int:
         """Write the new agent of every conversation that was assigned, unless somebody has changed it since."""
         skip_if_too_old(context, 2 * SHIFT)  # assign may have been just in time
+        results = context["ti"].xcom_pull(task_ids="assign") or []
+        assigned = Counter(
+            (result["agent_email"], result["user_phone_number"][-4:])
+            for result in ([results] if isinstance(results, dict) else results)
+            if result and result["outcome"] == "assigned"
+        )
+        # Results show a number's last four digits. Where these are those of several moves to one agent, all of
+        # them must have succeeded; else none is written, and the next run looks at them again.
+        moved = [(move["agent_email"], _digits(move)[-4:], move["user_phone_number"]) for move in moves or []]
+        planned = Counter((agent, last_four) for agent, last_four, _ in moved)
         holders = {row["user_phone_number"]: row["agent_email"] for row in (pulled or {}).get("conversations", [])}
-        done = []
-        for index, move in enumerate(moves or []):
-            phone, agent = move["user_phone_number"], move["agent_email"]
-            result = context["ti"].xcom_pull(task_ids="assign", map_indexes=index) or {}
-            # A result may be left from before the plan was made anew, so it must be this move's.
-            expected = ("assigned", agent, "".join(filter(str.isdigit, str(phone)))[-4:])
-            if (result.get("outcome"), result.get("agent_email"), result.get("user_phone_number", "")[-4:]) == expected:
-                done.append((agent, phone, holders.get(phone) or "", agent))
+        done = [
+            (agent, phone, holders.get(phone) or "", agent)
+            for agent, last_four, phone in moved
+            if assigned[agent, last_four] >= planned[agent, last_four]
+        ]
         database = BaseHook.get_hook("support_db")
         update = (
             "UPDATE conversations SET agent_email = ? "
@@ -155,6 +170,8 @@ def splashify_shift_handover() -> None:
         task_id="assign",
         on_conversation_not_found="skip",  # resolved in Splashify since the table was written
         max_run_age=SHIFT,
+        retries=5,
+        retry_delay=timedelta(minutes=1),
         map_index_template="{{ '…' ~ (task.user_phone_number | string)[-4:] }} → {{ task.agent_email }}",
     ).expand_kwargs(moves)
     assign >> write_back(pulled, moves) >> (end := handed_over())

@@ -247,15 +247,16 @@ def error_from_response(
         wait = "did not say for how long" if retry_after is None else f"asks to wait {retry_after:.0f} s"
         return RateLimitError(
             status_code,
-            f"Rate limit reached: {phone} was not {done}, and Splashify {wait}. The limit counts everything "
-            f"that uses the key of connection {conn_id!r}; Airflow's retries will try again.",
+            f"Rate limit reached (HTTP 429): {phone} was not {done}, and Splashify {wait}. The limit counts everything "
+            f"that uses the key of connection {conn_id!r}. Give the task retries with a retry_delay that outlasts it, "
+            "or clear it later.",
             retry_after,
         )
     if status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return ServerError(
             status_code,
-            f"Splashify failed on its side ({answer}) while {phone} was being {done}. Repeating is safe: let "
-            "Airflow's retries try again; if it lasts, ask Splashify's support.",
+            f"Splashify failed on its side ({answer}) while {phone} was being {done}. Repeating is safe: "
+            "give the task retries, or clear it later; if it lasts, ask Splashify's support.",
             retry_after,
         )
     if status_code >= HTTPStatus.BAD_REQUEST:
@@ -285,7 +286,7 @@ def _permission_denied(status_code: int, payload: dict[str, Any], answer: str, c
         ip = _ip_address(payload.get("ip"))
         return PermissionDeniedError(
             status_code,
-            f"Splashify's IP allowlist refuses this worker's address {ip or '(not named)'} ({status_code} "
+            f"Splashify's IP allowlist refuses this worker's address {ip or '(not named)'} (HTTP {status_code}, "
             f"ip_blocked). Add {ip or 'it'} to the allowlist in Splashify's settings, then clear this task.",
             ip,
         )

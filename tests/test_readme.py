@@ -10,7 +10,7 @@ import pytest
 
 from splashify_provider import exceptions
 from splashify_provider.get_provider_info import get_provider_info
-from tests.conftest import ADA, BEN, PHONE
+from tests.conftest import ADA, BEN
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -27,7 +27,7 @@ def test_its_dags_assign(sandbox, connect):
     task = one.get_task("assign")
     task.render_template_fields({"params": dict(task.params)})
     assert task.execute({})["outcome"] == "assigned"
-    assert sandbox.workspace.conversations[PHONE].agent_email == ADA
+    assert sandbox.workspace.conversations["12025550100"].agent_email == ADA
 
     (row,) = many.get_task("owners").python_callable()
     assert many.get_task("assign").partial_kwargs["on_conversation_not_found"] == "skip"
@@ -58,8 +58,8 @@ def test_its_options_are_those_of_the_connection():
 
 
 def test_its_connections_are_json(sandbox):
-    for document in re.findall(r"AIRFLOW_CONN_SPLASHIFY_DEFAULT='(.*?)'", README):
-        assert json.loads(document)["conn_type"] == "splashify"
+    documents = [json.loads(document) for document in re.findall(r"export AIRFLOW_CONN_\w+='(.*?)'", README)]
+    assert [document["conn_type"] for document in documents] == ["splashify", "sqlite", "postgres", "splashify"]
 
 
 def test_what_it_links_to_exists():

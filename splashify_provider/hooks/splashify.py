@@ -184,7 +184,7 @@ class SplashifyHook(BaseHook):
                 f"HTTP {status_code}: the Base URL of connection {self.splashify_conn_id!r} does not answer as "
                 "Splashify's API does."
             )
-        return False, f"HTTP {status_code}: {error}"
+        return False, str(error)
 
     def get_conn(self) -> requests.Session:
         """Give the session that every call uses: authenticated, kept alive, built once on first use.

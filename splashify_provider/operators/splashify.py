@@ -74,7 +74,8 @@ class _ConversationOperator(BaseOperator):
             result = self._send()
         except ConversationNotFoundError as error:
             if self.on_conversation_not_found == "skip":
-                raise AirflowSkipException(str(error)) from None
+                phone = mask_phone_number(str(self.user_phone_number))
+                raise AirflowSkipException(f"{phone} has no open conversation in Splashify: nothing to do.") from None
             self._fail(error)
         except SplashifyError as error:
             self._fail(error)
