@@ -94,7 +94,7 @@ def holders(sandbox: Sandbox) -> Counter[str]:
     return Counter(chat.agent_email or "(unassigned)" for chat in chats if chat.open)
 
 
-def report(sandbox: Sandbox, before: Counter[str], events: list[dict[str, object]]) -> None:
+def report(sandbox: Sandbox, before: Counter[str]) -> None:
     """Print who held how many before and after, and what became of each request."""
     after = holders(sandbox)
     names = {agent.email: agent for agent in sandbox.workspace.agents.values()}
@@ -105,9 +105,9 @@ def report(sandbox: Sandbox, before: Counter[str], events: list[dict[str, object
         print(f"    {email:<24} {before[email]:>7} {after[email]:>7} {f'{change:+d}' if change else '':>6}{note}")
     outcomes = Counter(
         "assigned"
-        if event["status"] == 200
+        if event["accepted"]
         else f"{event['message']}" + (f": {event['to']}" if event["message"] == "Agent inactive" else "")
-        for event in events
+        for event in sandbox.workspace.events
     )
     meaning = {
         "assigned": "moved to somebody on duty, and written back to the database",
@@ -117,6 +117,15 @@ def report(sandbox: Sandbox, before: Counter[str], events: list[dict[str, object
     print()
     for outcome, count in outcomes.most_common():
         print(f"    {count:>4}  {outcome}" + (f" - {meaning[outcome]}" if outcome in meaning else ""))
+
+
+def hand_over(sandbox: Sandbox, environment: dict[str, str], at: datetime, log: Path) -> float:
+    """Run the DAG and print what it changed. Return how many seconds it ran."""
+    before = holders(sandbox)
+    sandbox.workspace.events.clear()
+    seconds = run_dag(environment, at, log)
+    report(sandbox, before)
+    return seconds
 
 
 def main() -> None:
@@ -129,9 +138,7 @@ def main() -> None:
         environment = prepare(sandbox, team)
         on_duty = seed.shift_at(now)
         print(f"\n1. The {on_duty} shift takes over: {', '.join(map(seed.email, seed.TEAMS[on_duty]))}", flush=True)
-        before, seen = holders(sandbox), len(sandbox.workspace.events)
-        seconds = run_dag(environment, now, HOME / "run-1.log")
-        report(sandbox, before, list(sandbox.workspace.events)[: len(sandbox.workspace.events) - seen])
+        seconds = hand_over(sandbox, environment, now, HOME / "run-1.log")
         failed = sum(event["message"] == "Agent inactive" for event in sandbox.workspace.events)
         print(
             f"\n    {seconds:.0f} s, one task a conversation. The run is red: {failed} tasks failed at once, without "
@@ -146,10 +153,8 @@ def main() -> None:
 
         print(f"\n2. Somebody enables {team.disabled} in Splashify, and the same run is repeated", flush=True)
         sandbox.workspace.agents[team.disabled].active = True
-        before, seen = holders(sandbox), len(sandbox.workspace.events)
-        seconds = run_dag(environment, now, HOME / "run-2.log")
-        report(sandbox, before, list(sandbox.workspace.events)[: len(sandbox.workspace.events) - seen])
-        print(f"\n    {seconds:.0f} s. Only what had failed was sent; nobody else's conversations moved.")
+        seconds = hand_over(sandbox, environment, now, HOME / "run-2.log")
+        print(f"\n    {seconds:.0f} s. Only what had failed or been skipped was sent again; nothing else moved.")
         check_written_back(sandbox)
     print(
         "\nNothing is left running. Next:\n"

@@ -90,7 +90,7 @@ class SplashifyHook(BaseHook):
     :param splashify_conn_id: The Airflow connection: password = API key, host = base URL.
     :param default_region: Whose national phone numbers are understood, as ISO 3166-1 alpha-2. The
         connection's unless given.
-    :param timeout: Seconds to wait for an answer. The connection's, else 30, unless given.
+    :param timeout: Seconds of silence after which an answer is given up. The connection's, else 30, unless given.
     :param max_attempts: How often one request is tried. The connection's, else 3, unless given.
     :param sleep: Waits between attempts, given seconds; for tests.
     """

@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from splashify_provider.sandbox.server import SCENARIO_KEY_PREFIX, SCENARIOS, Sandbox, check_scenario
+from splashify_provider.sandbox.server import SCENARIO_KEY_PREFIX, SCENARIOS, Sandbox
 from splashify_provider.sandbox.workspace import DEFAULT_KEY
 
 
@@ -61,7 +61,6 @@ def main(arguments: list[str] | None = None) -> int:
             window=options.window,
         )
         for subject, _, scenario in (pair.partition("=") for pair in options.scenario):
-            check_scenario(scenario)
             sandbox.workspace.set_scenario(subject, scenario)
     except (OSError, OverflowError, ValueError, KeyError, TypeError) as error:
         parser.error(str(error))

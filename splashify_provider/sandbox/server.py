@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import re
 import secrets
 import socket
 import struct
@@ -196,11 +195,9 @@ def build_app(workspace: Workspace, latency: float = 0.0) -> web.Application:
         payload = await _json(request)
         scenario = payload.get("scenario", "") if isinstance(payload, dict) else ""
         try:
-            if scenario is not None:
-                check_scenario(str(scenario))
+            workspace.set_scenario(request.match_info["subject"], None if scenario is None else str(scenario))
         except ValueError as error:
             raise web.HTTPBadRequest(text=str(error)) from None
-        workspace.set_scenario(request.match_info["subject"], scenario)
         return web.json_response(workspace.as_json())
 
     app = web.Application()
@@ -213,17 +210,6 @@ def build_app(workspace: Workspace, latency: float = 0.0) -> web.Application:
     app.router.add_put("/sandbox/agents/{email}", change_agent)
     app.router.add_put("/sandbox/scenarios/{subject}", change_scenario)
     return app
-
-
-def check_scenario(scenario: str) -> None:
-    """Refuse a scenario that doesn't exist.
-
-    :param scenario: A name, with or without a count behind it.
-    :raises ValueError: Naming those that exist.
-    """
-    name, _, times = scenario.partition(":")
-    if name not in SCENARIOS or not re.fullmatch("[1-9][0-9]*", times or "1"):
-        raise ValueError(f"There is no scenario {scenario!r}. There are: {', '.join(SCENARIOS)}.")
 
 
 async def _json(request: web.Request) -> Any:
@@ -264,10 +250,8 @@ class Sandbox:
     def __init__(
         self, seed: Mapping[str, Any] | Path | None = None, *, port: int = 0, latency: float = 0.0, **workspace: Any
     ) -> None:
-        self.workspace = Workspace(**workspace)
+        self.workspace = Workspace(scenario_names=tuple(SCENARIOS), **workspace)
         self.workspace.load(seed)
-        for name, _ in self.workspace.scenarios.values():
-            check_scenario(name)
         self._latency = latency
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)

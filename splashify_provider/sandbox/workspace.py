@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import Counter, deque
 from dataclasses import asdict, dataclass, field
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
 DEFAULT_KEY = "sk_live_sandbox"
 _EVENTS_KEPT = 200
@@ -75,12 +76,14 @@ class Workspace:
     :param rate_limit: Requests per ``window`` and key.
     :param window: Seconds.
     :param clock: Gives the time in seconds.
+    :param scenario_names: The scenarios that may be chosen.
     """
 
     keys: frozenset[str] = frozenset({DEFAULT_KEY})
     rate_limit: int = 100
     window: float = 60.0
     clock: Callable[[], float] = time.monotonic
+    scenario_names: Collection[str] = ()
     agents: dict[str, Agent] = field(default_factory=dict)
     conversations: dict[str, Conversation] = field(default_factory=dict)
     # By phone number or key: the scenario's name, and how many requests it is still for (None: all).
@@ -115,11 +118,14 @@ class Workspace:
         :param subject: A customer's phone number (digits) or an API key.
         :param scenario: A name of :data:`splashify_provider.sandbox.server.SCENARIOS`, with ``:2`` behind it
             for the next two requests only; None for the ordinary answer.
+        :raises ValueError: Naming those that exist, if this one doesn't.
         """
         if scenario is None:
             self.scenarios.pop(subject, None)
             return
         name, _, times = scenario.partition(":")
+        if name not in self.scenario_names or not re.fullmatch("[1-9][0-9]*", times or "1"):
+            raise ValueError(f"There is no scenario {scenario!r}. There are: {', '.join(self.scenario_names)}.")
         self.scenarios[subject] = (name, int(times) if times else None)
 
     def take_scenario(self, subject: str) -> str | None:
@@ -131,8 +137,10 @@ class Workspace:
         if subject not in self.scenarios:
             return None
         name, times = self.scenarios[subject]
-        if times is not None:
-            self.set_scenario(subject, f"{name}:{times - 1}" if times > 1 else None)
+        if times == 1:
+            del self.scenarios[subject]
+        elif times is not None:
+            self.scenarios[subject] = (name, times - 1)
         return name
 
     def hit(self, key: str) -> float:

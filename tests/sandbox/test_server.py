@@ -161,8 +161,9 @@ def test_an_unknown_scenario_is_refused_with_those_there_are(sandbox, scenario):
     answer = requests.put(f"{sandbox.url}/sandbox/scenarios/{PHONE}", json={"scenario": scenario}, timeout=5)
     assert answer.status_code == 400
     assert "rate_limited_header" in answer.text
-    with pytest.raises(ValueError, match="There is no scenario"):
-        Sandbox({"scenarios": {PHONE: "nonsense"}})
+    for seeded in ("nonsense", "reset:-1", "reset:x"):
+        with pytest.raises(ValueError, match="There is no scenario"):
+            Sandbox({"scenarios": {PHONE: seeded}})
     with pytest.raises(ValueError, match="digits only"):
         Sandbox({"conversations": [{"user_phone_number": "+1 202"}]})
 
