@@ -25,44 +25,17 @@ the API key nor a whole phone number is ever part of one.
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import math
-import re
-import urllib.parse
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from splashify_provider.redaction import hide, ip_address, mask_phone_number, quote
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-# Seven digits or more, however they are separated: what a phone number looks like inside a sentence.
-_PHONE_NUMBER_IN_TEXT = re.compile(r"\+?\d(?:[\W_]{0,3}\d){6,}")
-_LONGEST_QUOTE = 200
-
-
-def mask_phone_number(phone_number: str) -> str:
-    """Shorten a phone number to what logs and errors may show: its last four digits.
-
-    :param phone_number: A number in any form.
-    :return: ``…`` and the last four digits.
-    """
-    return "…" + "".join(char for char in phone_number if char.isdigit())[-4:]
-
-
-def quote(text: object) -> str:
-    """Make text from outside fit for a log line: one line, short, phone numbers masked.
-
-    :param text: Anything that was typed by a person or sent by a server.
-    :return: Printable text of at most 200 characters.
-    """
-    line = " ".join("".join(char if char.isprintable() else " " for char in str(text)).split())
-    line = _PHONE_NUMBER_IN_TEXT.sub(
-        lambda match: match.group() if _ip_address(match.group()) else mask_phone_number(match.group()), line
-    )
-    return line if len(line) <= _LONGEST_QUOTE else line[: _LONGEST_QUOTE - 1] + "…"
 
 
 class SplashifyError(Exception):
@@ -283,7 +256,7 @@ def error_from_response(
 def _permission_denied(status_code: int, payload: dict[str, Any], answer: str, conn_id: str) -> PermissionDeniedError:
     """Tell the three forms of 403 apart: IP allowlist, plan, and the rest."""
     if payload.get("code") == "ip_blocked":
-        ip = _ip_address(payload.get("ip"))
+        ip = ip_address(payload.get("ip"))
         return PermissionDeniedError(
             status_code,
             f"Splashify's IP allowlist refuses this worker's address {ip or '(not named)'} (HTTP {status_code}, "
@@ -301,18 +274,6 @@ def _permission_denied(status_code: int, payload: dict[str, Any], answer: str, c
     )
 
 
-def hide(text: str, api_key: str) -> str:
-    """Take the API key out of a text that came from outside.
-
-    :param text: The text.
-    :param api_key: The key, which the text may carry as it is or percent-encoded.
-    :return: The text with asterisks in its place.
-    """
-    for form in {api_key, urllib.parse.quote(api_key, safe="")} - {""}:
-        text = text.replace(form, "***")
-    return text
-
-
 def json_object(body: str) -> dict[str, Any]:
     """Read a JSON object.
 
@@ -324,13 +285,6 @@ def json_object(body: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return payload if isinstance(payload, dict) else {}
-
-
-def _ip_address(value: object) -> str | None:
-    try:
-        return str(ipaddress.ip_address(str(value)))
-    except ValueError:
-        return None
 
 
 def _retry_after(headers: Mapping[str, str], payload: dict[str, Any], now: datetime) -> float | None:

@@ -20,9 +20,8 @@ from phonenumbers import PhoneNumberFormat
 from splashify_provider.exceptions import (
     InvalidPhoneNumberError,
     SplashifyConfigurationError,
-    mask_phone_number,
-    quote,
 )
+from splashify_provider.redaction import mask_phone_number, quote
 
 _API_FORM = re.compile(r"[0-9]{8,15}")
 _LONGEST = 100  # characters; more is a text, not a number

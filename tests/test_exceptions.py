@@ -22,8 +22,6 @@ from splashify_provider.exceptions import (
     SplashifyError,
     UnexpectedResponseError,
     error_from_response,
-    mask_phone_number,
-    quote,
 )
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=timezone.utc)
@@ -216,18 +214,6 @@ def test_a_release_is_not_called_an_assignment():
     error = error_from_response(500, {}, "", conn_id="crm", user_phone_number=PHONE, agent_email="")
     assert "released" in str(error)
     assert "assigned" not in str(error)
-
-
-def test_quoted_text_is_one_short_printable_line():
-    assert quote("a\r\n\x1b[31mb\u2028c") == "a [31mb c"
-    assert len(quote("x" * 1000)) == 200
-    assert quote("call +91 (98765) 43210 now") == "call …3210 now"
-    assert quote("error 500 at 12:30") == "error 500 at 12:30"
-
-
-def test_a_mask_shows_no_more_than_four_digits():
-    assert mask_phone_number("+91 98765 43210") == "…3210"
-    assert mask_phone_number("12") == "…12"
 
 
 ALL = [value for value in vars(exceptions).values() if isinstance(value, type) and issubclass(value, SplashifyError)]

@@ -149,12 +149,13 @@ def test_the_package_root_is_a_version():
 
 # Lower may not import upper; what a module may import of this package.
 LAYERS = {
-    "exceptions": set(),
+    "redaction": set(),
+    "exceptions": {"redaction"},
     "get_provider_info": set(),
-    "phone_numbers": {"exceptions"},
-    "hooks.settings": {"exceptions", "get_provider_info"},
-    "hooks.splashify": {"", "exceptions", "get_provider_info", "phone_numbers", "hooks.settings"},
-    "operators.splashify": {"exceptions", "hooks.splashify"},
+    "phone_numbers": {"exceptions", "redaction"},
+    "hooks.settings": {"exceptions", "get_provider_info", "redaction"},
+    "hooks.splashify": {"", "exceptions", "get_provider_info", "phone_numbers", "redaction", "hooks.settings"},
+    "operators.splashify": {"exceptions", "redaction", "hooks.splashify"},
     "sandbox.workspace": set(),
     "sandbox.server": {"sandbox.workspace"},
     "sandbox.__main__": {"sandbox.server", "sandbox.workspace"},

@@ -11,8 +11,9 @@ from urllib.parse import SplitResult, urlsplit
 
 from phonenumbers import SUPPORTED_REGIONS
 
-from splashify_provider.exceptions import SplashifyConfigurationError, quote
+from splashify_provider.exceptions import SplashifyConfigurationError
 from splashify_provider.get_provider_info import get_provider_info
+from splashify_provider.redaction import quote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

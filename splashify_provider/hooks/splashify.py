@@ -24,14 +24,12 @@ from splashify_provider.exceptions import (
     SplashifyConnectionError,
     SplashifyError,
     error_from_response,
-    hide,
     json_object,
-    mask_phone_number,
-    quote,
 )
 from splashify_provider.get_provider_info import get_provider_info
 from splashify_provider.hooks.settings import Settings, settings_from_connection
 from splashify_provider.phone_numbers import normalize_phone_number
+from splashify_provider.redaction import hide, mask_phone_number, quote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

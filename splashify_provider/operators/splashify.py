@@ -17,8 +17,8 @@ from splashify_provider.exceptions import (
     ConversationNotFoundError,
     SplashifyConfigurationError,
     SplashifyError,
-    mask_phone_number,
 )
+from splashify_provider.redaction import mask_phone_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
