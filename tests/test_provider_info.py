@@ -142,6 +142,11 @@ def test_parsing_a_dag_loads_no_http_and_no_phone_library():
         assert not after & {"requests", "phonenumbers", "aiohttp"}
 
 
+def test_importing_the_routing_loads_neither_airflow_nor_anything_slow():
+    added = {name.split(".")[0] for name in modules_after("import splashify_provider.routing")}
+    assert not added & {"airflow", "phonenumbers", "requests", "icalendar", "recurring_ical_events"}
+
+
 def test_the_package_root_is_a_version():
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
     assert [type(node).__name__ for node in tree.body] == ["Assign"]
@@ -156,6 +161,22 @@ LAYERS = {
     "hooks.settings": {"exceptions", "get_provider_info", "redaction"},
     "hooks.splashify": {"", "exceptions", "get_provider_info", "phone_numbers", "redaction", "hooks.settings"},
     "operators.splashify": {"exceptions", "redaction", "hooks.splashify"},
+    "routing.rows": {"redaction"},
+    "routing.shifts": {"routing.rows"},
+    "routing.calendars": {"redaction", "routing.rows", "routing.shifts"},
+    "routing.rendezvous": set(),
+    "routing.plan": {"redaction"},
+    "routing.policy": {"routing.rows"},
+    "routing.planner": {
+        "exceptions",
+        "phone_numbers",
+        "redaction",
+        "routing.plan",
+        "routing.policy",
+        "routing.rendezvous",
+        "routing.rows",
+        "routing.shifts",
+    },
     "sandbox.workspace": set(),
     "sandbox.server": {"sandbox.workspace"},
     "sandbox.__main__": {"sandbox.server", "sandbox.workspace"},

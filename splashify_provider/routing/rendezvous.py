@@ -1,0 +1,89 @@
+"""Weighted rendezvous hashing with bounded loads: everybody scores on every key, the highest with room takes it.
+
+A score depends on one agent and one key only, so somebody who joins or leaves changes nothing between the others, and
+the same names give the same choice on any machine.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_BITS = 64
+_MASK = (1 << _BITS) - 1
+_ODD, _ODD_TOO = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93  # odd, with bits well spread: what multiplying mixes best by
+
+
+def hash_of(text: str) -> int:
+    """Turn text into 64 bits, the same on every machine.
+
+    :param text: The text.
+    :return: The number.
+    """
+    return int.from_bytes(blake2b(text.encode(errors="replace"), digest_size=_BITS // 8).digest(), "big")
+
+
+@dataclass(eq=False)
+class Agent:
+    """Somebody on duty, and how much they hold.
+
+    :param email: The e-mail address, as the roster spells it.
+    :param weight: Their share relative to the others'.
+    :param languages: What they speak.
+    :param limit: How many conversations they may hold.
+    :param load: How many they hold.
+    """
+
+    email: str
+    weight: float
+    languages: frozenset[str]
+    limit: int = 0
+    load: int = 0
+
+    def __post_init__(self) -> None:
+        self.number = hash_of(self.email.casefold())
+
+    @property
+    def room(self) -> int:
+        """How many more conversations they may hold."""
+        return self.limit - self.load
+
+
+class Group:
+    """Agents that come into question alike.
+
+    :param agents: The agents.
+    """
+
+    def __init__(self, agents: Iterable[Agent]) -> None:
+        self.members = frozenset(agents)
+        self._free = sorted(self.members, key=lambda agent: agent.number)
+        self._numbers = [agent.number for agent in self._free]
+        self._is_even = len({agent.weight for agent in self._free}) <= 1
+
+    def first_choice(self, number: int) -> Agent | None:
+        """Say who of those with room scores highest.
+
+        :param number: The key's hash.
+        :return: The agent, or None if all are at their limits.
+        """
+        while self._free:
+            # A hash of agent and key together, from the hashes of each: the plan's innermost loop.
+            scores: list[float] = [
+                ((mixed := (number ^ own) * _ODD & _MASK) ^ mixed >> 32) * _ODD_TOO & _MASK for own in self._numbers
+            ]
+            if not self._is_even:
+                scores = [
+                    math.log((score + 0.5) / (1 << _BITS)) / agent.weight
+                    for score, agent in zip(scores, self._free, strict=True)
+                ]
+            best = scores.index(max(scores))
+            if self._free[best].room > 0:
+                return self._free[best]
+            del self._free[best], self._numbers[best]  # full for good: loads only grow
+        return None

@@ -1,0 +1,269 @@
+"""Rows of rosters and conversation tables, read as cursors and JSON give them, or refused all at once."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, TypeVar
+from zoneinfo import ZoneInfo
+
+from dateutil.parser import isoparse
+
+from splashify_provider.redaction import quote
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_WEEKDAY_NAMES = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+_TIME_OF_DAY = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d)(?:\.0+)?)?")
+_MOST_SHOWN = 50
+
+
+class RoutingError(ValueError):
+    """Say what is wrong with a roster, a calendar or the conversations: everything that is, at once.
+
+    :param what: The problem in a sentence.
+    :param problems: Where there are several: each with its position, field and reason.
+    """
+
+    def __init__(self, what: str, problems: Iterable[str] = ()) -> None:
+        self.problems = list(problems)
+        shown = self.problems[:_MOST_SHOWN]
+        if more := len(self.problems) - len(shown):
+            shown.append(f"and {more:,} more")
+        super().__init__("\n  ".join([what, *shown]))
+
+
+def read_rows(
+    rows: Iterable[object], kind_of: Callable[[Mapping[str, Any]], type[T]], types: tuple[type[T], ...], name: str
+) -> list[T]:
+    """Turn mappings into objects; objects pass as they are.
+
+    :param rows: Mappings with the fields of a type as keys (other keys are ignored), or objects.
+    :param kind_of: Gives the type that a mapping is a row of.
+    :param types: The types that may pass.
+    :param name: What the rows are called in errors, as in ``shifts[3].end``.
+    :return: The objects, in order.
+    :raises RoutingError: Naming every bad row by position, field and reason.
+    """
+    read: list[T] = []
+    problems: list[str] = []
+    for position, row in enumerate(rows):
+        place = f"{name}[{position}]"
+        if isinstance(row, types):
+            read.append(row)
+        elif isinstance(row, Mapping):
+            by_name = {str(key).lower(): value for key, value in row.items()}  # some databases shout
+            try:
+                read.append(_from_mapping(kind_of(by_name), by_name))
+            except RoutingError as error:
+                problems += [f"{place}.{problem}" for problem in error.problems]
+        else:
+            problems.append(f"{place} is a {type(row).__name__}, not a mapping: rows need the names of their columns")
+    if problems:
+        raise RoutingError(f"{_count(problems, 'problem')} in the {name}; nothing was planned:", problems)
+    return read
+
+
+def _from_mapping(kind: type[T], row: Mapping[str, Any]) -> T:
+    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]  # all kinds are dataclasses
+    required = {name: None for name, field in known.items() if field.default is MISSING}
+    return kind(**required | {name: value for name, value in row.items() if name in known})
+
+
+def convert(row: object, **converters: Callable[[Any], object]) -> None:
+    """Replace a new object's fields by what they mean, in its ``__post_init__``.
+
+    :param row: The (frozen) object.
+    :param converters: For each field, what reads its value or raises ValueError with the reason.
+    :raises RoutingError: Naming every field that can't be read.
+    """
+    problems = []
+    for name, converter in converters.items():
+        try:
+            object.__setattr__(row, name, converter(getattr(row, name)))
+        except ValueError as error:
+            problems.append(f"{name} {error}")
+    if problems:
+        raise RoutingError(f"This {type(row).__name__} can't be used:", problems)
+
+
+def is_missing(value: object) -> bool:
+    """Tell what databases, JSON and data frames put where there is nothing.
+
+    :param value: A field's value.
+    :return: Whether it is None, NaN or blank text.
+    """
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
+
+
+def optional_text(value: object) -> str | None:
+    """Read text that may be missing.
+
+    :param value: The text; blanks around it are dropped.
+    :return: The text, or None.
+    """
+    return None if is_missing(value) else str(value).strip()
+
+
+def email_address(value: object) -> str:
+    """Read the address of an agent on the roster.
+
+    :param value: The address; blanks around it are dropped.
+    :return: The address, spelled as it was.
+    :raises ValueError: If it is missing or no address.
+    """
+    text = optional_text(value)
+    if text is None:
+        raise ValueError("is missing")
+    if not re.fullmatch(r"[^@\s]+@[^@\s]+", text):
+        raise ValueError(f"is {quote(text)!r}, not an e-mail address")
+    return text
+
+
+def moment(value: object) -> datetime:
+    """Read a point in time.
+
+    :param value: An aware datetime, or ISO 8601 text with a UTC offset.
+    :return: The same moment in UTC, where times can be compared and subtracted on any night.
+    :raises ValueError: If it is missing, can't be read or has no offset.
+    """
+    if is_missing(value):
+        raise ValueError("is missing")
+    if isinstance(value, str):
+        try:
+            value = isoparse(value.strip())
+        except ValueError:
+            value = None
+    if not isinstance(value, datetime):
+        raise ValueError("is not a time: use ISO 8601 with a UTC offset, such as 2026-11-22T06:00:00+01:00")
+    if value.utcoffset() is None:
+        raise ValueError(
+            f"is {value.isoformat()}, without a UTC offset: which moment that is depends on where. Write it as "
+            "2026-11-22T06:00:00+01:00, or use a timestamp with time zone"
+        )
+    try:
+        return value.astimezone(timezone.utc)
+    except OverflowError:
+        raise ValueError(f"is {value.isoformat()}, beyond the years 1 to 9999 in UTC") from None
+
+
+def time_of_day(value: object) -> time:
+    """Read a time of day on a wall clock.
+
+    :param value: A naive time, ``"22:00"``, or the interval since midnight that MySQL gives. 24:00 is midnight.
+    :return: The time.
+    :raises ValueError: If it is missing or no time of day.
+    """
+    if is_missing(value):
+        raise ValueError("is missing")
+    if isinstance(value, timedelta) and timedelta(0) <= value <= timedelta(days=1):
+        return (datetime.min + value).time()  # noqa: DTZ901 - a wall clock's
+    if isinstance(value, str) and (match := _TIME_OF_DAY.fullmatch(value.strip())):
+        hour, minute, second = (int(part or 0) for part in match.groups())
+        if (hour, minute, second) == (24, 0, 0):
+            return time(0)
+        if hour < 24 and minute < 60 and second < 60:
+            return time(hour, minute, second)
+    if isinstance(value, time) and value.tzinfo is None:
+        return value
+    raise ValueError(f"is {quote(value)!r}, not a time of day such as 22:00 (the zone has a field of its own)")
+
+
+def zone(value: object) -> ZoneInfo:
+    """Read a time zone.
+
+    :param value: A ZoneInfo, or an IANA name.
+    :return: The zone.
+    :raises ValueError: If it is missing or unknown.
+    """
+    if is_missing(value):
+        raise ValueError("is missing: give the IANA name of the clock's zone, such as Europe/Berlin")
+    try:
+        return value if isinstance(value, ZoneInfo) else ZoneInfo(str(value).strip())
+    except (KeyError, ValueError, OSError):  # unknown; not a name at all; a folder of names
+        raise ValueError(f"is {quote(value)!r}, not a known zone: use an IANA name such as Europe/Berlin") from None
+
+
+def weekdays(value: object) -> tuple[str, ...]:
+    """Read days of the week.
+
+    :param value: English names or their first three letters, in a list or separated by commas.
+    :return: Three letters each, Monday first.
+    :raises ValueError: If there are none, or one is no weekday.
+    """
+    names = [str(item).strip().lower() for item in _items(value)]
+    if not names:
+        raise ValueError("is missing: name at least one day, such as mon,tue,wed")
+    for name in names:
+        if name not in WEEKDAYS and name not in _WEEKDAY_NAMES:
+            raise ValueError(f"has {quote(name)!r}, not one of {', '.join(WEEKDAYS)}")
+    return tuple(day for day in WEEKDAYS if day in {name[:3] for name in names})
+
+
+def dates(value: object) -> frozenset[date]:
+    """Read days of the calendar.
+
+    :param value: Dates or ISO 8601 text, in a list or separated by commas.
+    :return: The dates.
+    :raises ValueError: If one is no date.
+    """
+    read = set()
+    for item in _items(value):
+        try:
+            read.add(item if type(item) is date else date.fromisoformat(str(item).strip()))
+        except ValueError:
+            raise ValueError(f"has {quote(item)!r}, not a date such as 2026-12-24") from None
+    return frozenset(read)
+
+
+def languages(value: object) -> tuple[str, ...]:
+    """Read the languages somebody speaks.
+
+    :param value: Names or tags (``en``, ``pt-BR``), in a list or separated by commas.
+    :return: The languages.
+    :raises ValueError: If it is neither text nor a list.
+    """
+    return tuple(text for item in _items(value) if (text := str(item).strip(' "')))
+
+
+def weight(value: object) -> float | None:
+    """Read a relative capacity.
+
+    :param value: A positive number, or text with one.
+    :return: The number, or None where nothing is given.
+    :raises ValueError: If it is anything else.
+    """
+    if is_missing(value):
+        return None
+    try:
+        number = float(value) if isinstance(value, (int, float, Decimal, str)) and value is not True else math.nan
+    except ValueError:
+        number = math.nan
+    if not (0 < number < math.inf):
+        raise ValueError(
+            f"is {quote(value)!r}, not a positive number. Who takes no conversations has no shift in this roster"
+        )
+    return number
+
+
+def _items(value: object) -> list[Any]:
+    """Take a list apart, or text that lists things: ``a, b``, or as JSON and PostgreSQL write arrays."""
+    if is_missing(value):
+        return []
+    if isinstance(value, str):
+        return [item for item in re.split(r"[,;|]", value.strip(" []{}")) if item.strip()]
+    if isinstance(value, Iterable) and not isinstance(value, (bytes, Mapping)):
+        return [item for item in value if not is_missing(item)]
+    raise ValueError(f"is {quote(value)!r}, not a list")
+
+
+def _count(things: list[str], name: str) -> str:
+    return f"{len(things):,} {name}{'s' if len(things) != 1 else ''}"

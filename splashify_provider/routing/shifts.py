@@ -1,0 +1,172 @@
+"""Who is on duty when: shifts as moments in time, and weekly patterns on a wall clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+from splashify_provider.routing.rows import (
+    WEEKDAYS,
+    RoutingError,
+    convert,
+    dates,
+    email_address,
+    languages,
+    moment,
+    read_rows,
+    time_of_day,
+    weekdays,
+    weight,
+    zone,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+_REQUIRED: Any = None  # a default for fields that follow one with a default; refused as missing
+
+
+@dataclass(frozen=True)
+class Shift:
+    """One stretch of time in which an agent is on duty: from its start up to, not including, its end.
+
+    :param agent_email: The agent's e-mail address.
+    :param start: An aware datetime, or ISO 8601 text with a UTC offset. Kept in UTC.
+    :param end: The same; after the start.
+    :param capacity: The agent's share of conversations relative to the others': 2 takes twice as many as 1.
+        None is 1.
+    :param languages: What the agent speaks, as tags (``en``, ``pt-BR``) or names.
+    :raises RoutingError: If a field can't be read, or the end is not after the start.
+    """
+
+    agent_email: str
+    start: datetime
+    end: datetime
+    capacity: float | None = None
+    languages: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        convert(self, agent_email=email_address, start=moment, end=moment, capacity=weight, languages=languages)
+        if self.end <= self.start:
+            problem = f"end ({self.end:%Y-%m-%d %H:%M %Z}) is not after its start ({self.start:%Y-%m-%d %H:%M %Z})"
+            raise RoutingError("This Shift can't be used:", [problem])
+
+
+@dataclass(frozen=True)
+class WeeklyShift:
+    """A shift that recurs every week, by the wall clock of a time zone.
+
+    One that ends at or before the time it starts goes on into the next day. Where clocks change, it begins and ends
+    when the clock on the wall says so: 22:00 to 06:00 lasts seven hours in the night clocks go forward, and nine in
+    the night they go back. A time that such a night skips counts as if clocks had not changed yet, and of one that it
+    has twice the first is meant (as RFC 5545 has it).
+
+    :param agent_email: The agent's e-mail address.
+    :param weekdays: The days it starts on: ``("mon", "fri")``, or text (``"mon,fri"``). Every day unless given.
+    :param start_time: A naive time, or text (``"22:00"``).
+    :param end_time: The same. Equal to the start: 24 hours.
+    :param timezone: IANA name of the zone whose clock counts, such as ``Europe/Berlin``.
+    :param capacity: As of :class:`Shift`.
+    :param languages: As of :class:`Shift`.
+    :param dates_off: The dates, in that zone, on which no shift starts.
+    :raises RoutingError: If a field can't be read.
+    """
+
+    agent_email: str
+    weekdays: tuple[str, ...] = WEEKDAYS
+    start_time: time = _REQUIRED
+    end_time: time = _REQUIRED
+    timezone: Any = _REQUIRED
+    capacity: float | None = None
+    languages: tuple[str, ...] = ()
+    dates_off: frozenset[date] = frozenset()
+
+    def __post_init__(self) -> None:
+        convert(
+            self,
+            agent_email=email_address,
+            weekdays=weekdays,
+            start_time=time_of_day,
+            end_time=time_of_day,
+            timezone=zone,
+            capacity=weight,
+            languages=languages,
+            dates_off=dates,
+        )
+
+    def expand(self, start: datetime, end: datetime) -> list[Shift]:
+        """List the shifts that overlap a period, whole, in order.
+
+        :param start: The period's start, aware.
+        :param end: The period's end, aware; not included.
+        :return: The shifts.
+        :raises RoutingError: If a bound has no UTC offset.
+        """
+        start, end = aware(start, "start"), aware(end, "end")
+        # Two days cover the longest shift (24 hours and an hour's change) before the first day.
+        day = start.astimezone(self.timezone).date() - timedelta(days=2)
+        last = end.astimezone(self.timezone).date()
+        found = []
+        while day <= last:
+            if WEEKDAYS[day.weekday()] in self.weekdays and day not in self.dates_off:
+                shift_start = self._moment(day, self.start_time)
+                shift_end = self._moment(day + timedelta(days=self.end_time <= self.start_time), self.end_time)
+                # Not so for a shift that lies within the hour a night skips.
+                if shift_start < shift_end and shift_start < end and start < shift_end:
+                    found.append(Shift(self.agent_email, shift_start, shift_end, self.capacity, self.languages))
+            day += timedelta(days=1)
+        return found
+
+    def _moment(self, day: date, clock: time) -> datetime:
+        return datetime.combine(day, clock, tzinfo=self.timezone).astimezone(timezone.utc)
+
+
+def on_duty(shifts: Iterable[Shift | WeeklyShift | Mapping[str, Any]], at: datetime) -> list[str]:
+    """Say who is on duty at a moment.
+
+    :param shifts: Shifts, weekly shifts, or rows with the fields of either.
+    :param at: The moment, an aware datetime.
+    :return: The agents' e-mail addresses, sorted, each once, however it was typed.
+    :raises RoutingError: Naming every bad row by position, field and reason; or if ``at`` has no UTC offset.
+    """
+    agents = {shift.agent_email.casefold(): shift.agent_email for shift in shifts_on_duty(shifts, at)}
+    return [agents[key] for key in sorted(agents)]
+
+
+def shifts_on_duty(shifts: Iterable[Shift | WeeklyShift | Mapping[str, Any]], at: datetime) -> list[Shift]:
+    """Find the shifts that include a moment.
+
+    :param shifts: Shifts, weekly shifts, or rows with the fields of either.
+    :param at: The moment, an aware datetime.
+    :return: Those shifts, in an order that depends on nothing but what they are.
+    :raises RoutingError: Naming every bad row by position, field and reason; or if ``at`` has no UTC offset.
+    """
+    at = aware(at, "at")
+    found: list[Shift] = []
+    rows: list[Shift | WeeklyShift] = read_rows(shifts, _kind_of, (Shift, WeeklyShift), "shifts")
+    for shift in rows:
+        if isinstance(shift, WeeklyShift):
+            found += shift.expand(at, at + timedelta.resolution)
+        elif shift.start <= at < shift.end:
+            found.append(shift)
+    return sorted(found, key=lambda shift: (shift.agent_email.casefold(), shift.agent_email, shift.start, shift.end))
+
+
+def aware(at: datetime, name: str) -> datetime:
+    """Check a moment that was given as an argument.
+
+    :param at: The moment.
+    :param name: The argument's name, for the error.
+    :return: The moment in UTC.
+    :raises RoutingError: If it is no datetime, or has no UTC offset.
+    """
+    try:
+        return moment(at)
+    except ValueError as error:
+        raise RoutingError(f"{name} {error}.") from None
+
+
+def _kind_of(row: Mapping[str, Any]) -> type[Shift | WeeklyShift]:
+    weekly = {"weekdays", "start_time", "end_time"} & row.keys() and not {"start", "end"} & row.keys()
+    return WeeklyShift if weekly else Shift

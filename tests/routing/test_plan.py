@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import json
+
+from splashify_provider.routing import Conversation, RoutingPolicy, Shift, plan_assignments
+from tests.routing.helpers import AT, HOUR, chat, email, phone, shift
+
+
+def test_the_summary_counts_before_and_after():
+    team = [shift("ada"), shift("ben")]
+    chats = [chat(1, "ada"), chat(2, "zoe"), chat(3)]
+    summary = plan_assignments(chats, team, at=AT, policy=RoutingPolicy(slack=0)).summary()
+    assert json.loads(json.dumps(summary)) == summary
+    agents = summary["agents"]
+    assert summary | {"agents": None} == {
+        "at": "2026-11-22T13:00:00+00:00", "kept": 1, "moves": 2, "unassigned": 0, "releases": 0,
+        "nobody": {"before": 1, "after": 0}, "agents": None,
+    }  # fmt: skip
+    assert agents[email("zoe")] == {"before": 1, "after": 0, "limit": None}
+    assert agents[email("ada")]["before"] == 1
+    assert agents[email("ada")]["after"] + agents[email("ben")]["after"] == 3
+
+
+TABLE = """\
+At 2026-11-22 13:00 UTC: 2 kept, 7 moved, 0 without an agent on duty
+
+agent     before  after  limit
+ada@x          2      9        12
+zoe@x          6      0  off duty
+(nobody)       1      0
+
+         agent  why               customers
+kept  2  ada@x  ada@x is on duty  …0001, …0002
+
+          agent             why                                     customers
+moved  1  (nobody) → ada@x  nobody held it; ada@x is on duty        …0009
+moved  6  zoe@x → ada@x     zoe@x is not on duty; ada@x is on duty  …0003, …0004, …0005, …0006, …0007 and 1 more"""
+
+
+def test_the_table_is_for_people():
+    holders = ["ada@x"] * 2 + ["zoe@x"] * 6 + [None]
+    chats = [Conversation(phone(number), holder) for number, holder in enumerate(holders, start=1)]
+    assert plan_assignments(chats, [Shift("ada@x", AT, AT + HOUR)], at=AT).table() == TABLE

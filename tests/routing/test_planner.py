@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from splashify_provider.exceptions import SplashifyConfigurationError
+from splashify_provider.routing import (
+    Conversation,
+    RoutingError,
+    RoutingPolicy,
+    Shift,
+    WeeklyShift,
+    plan_assignments,
+)
+from tests.routing.helpers import AT, HOUR, agents_of, chat, email, limit, loads_of, phone, shift
+
+
+class TestOrderOfChoice:
+    # All on the roster but Zoe. Of everyone's share there is plenty.
+    TEAM = (shift("ada", languages=["en"]), shift("ben", languages=["es", "pt-BR"]), shift("cleo"))
+
+    def decide(self, conversation, **policy):
+        plan = plan_assignments([conversation], self.TEAM, at=AT, policy=RoutingPolicy(**policy))
+        (decision,) = [*plan.moves, *plan.kept]
+        return decision
+
+    def test_the_current_agent_comes_first(self):
+        found = self.decide(chat(1, "cleo", owner="ada", language="es"))
+        assert found.agent_email == email("cleo")
+        assert found.reason == "cleo@example.com is on duty"
+
+    def test_then_the_owner(self):
+        found = self.decide(chat(1, "zoe", owner="ada", language="es"))
+        assert found.agent_email == email("ada")
+        assert found.reason == "zoe@example.com is not on duty; ada@example.com is on duty and owns the customer"
+
+    def test_then_the_owners_backup(self):
+        found = self.decide(chat(1, owner="zoe", backup="cleo", language="es"))
+        assert found.agent_email == email("cleo")
+        assert found.reason == (
+            "nobody held it; the owner zoe@example.com is not on duty; "
+            "cleo@example.com is on duty and stands in for the owner"
+        )
+
+    def test_then_the_language(self):
+        found = self.decide(chat(1, "yan", owner="zoe", language="ES"))
+        assert found.agent_email == email("ben")
+        assert found.reason == (
+            "yan@example.com is not on duty; the owner zoe@example.com is not on duty; "
+            "ben@example.com is on duty and speaks ES"
+        )
+
+    def test_then_everyone_on_duty(self):
+        found = self.decide(chat(1, language="fr"))
+        assert re.fullmatch(
+            r"nobody held it; nobody on duty speaks fr; (ada|ben|cleo)@example.com is on duty", found.reason
+        )
+
+    @pytest.mark.parametrize(
+        ("without", "expected"),
+        [("current", "ada"), ("owner", "cleo"), ("current owner", "cleo"), ("current owner backup", "ben")],
+    )
+    def test_each_step_can_be_left_out(self, without, expected):
+        steps = [step for step in RoutingPolicy().steps if step not in without]
+        found = self.decide(chat(1, "cleo", owner="ada", backup="cleo", language="es"), steps=tuple(steps))
+        assert found.agent_email == email(expected)
+
+    def test_the_steps_can_be_in_another_order(self):
+        steps = ("owner", "backup", "language", "current", "everyone")
+        assert self.decide(chat(1, "cleo", owner="ada"), steps=steps).agent_email == email("ada")
+        assert self.decide(chat(1, "cleo", language="es"), steps=steps).agent_email == email("ben")
+        assert self.decide(chat(1, "cleo", owner="zoe"), steps=steps).agent_email == email("cleo")
+
+    def test_whoever_holds_it_goes_first_among_those_who_speak_the_language(self):
+        team = [shift(name, languages=["es"]) for name in ("ada", "ben", "cleo", "dan")]
+        steps = RoutingPolicy(steps=("language", "current", "everyone"))
+        for number, name in enumerate(("ada", "ben", "cleo", "dan")):
+            plan = plan_assignments([chat(number, name, language="es")], team, at=AT, policy=steps)
+            assert not plan.moves
+
+    @pytest.mark.parametrize("language", ["pt", "pt-BR", "pt_br", "PT-br"])
+    def test_languages_match_by_their_subtags(self, language):
+        assert self.decide(chat(1, language=language)).agent_email == email("ben")
+
+    @pytest.mark.parametrize("language", ["pt-PT", "p", "e"])
+    def test_other_variants_of_a_language_do_not_match(self, language):
+        assert f"nobody on duty speaks {language}" in self.decide(chat(1, language=language)).reason
+
+    def test_addresses_are_compared_without_their_case(self):
+        found = self.decide(Conversation(phone(1), " ADA@Example.com"))
+        assert found.agent_email == found.from_agent == email("ada")
+
+    def test_a_shift_that_is_over_counts_for_nothing(self):
+        team = [*self.TEAM, Shift(email("zoe"), AT - HOUR, AT)]
+        plan = plan_assignments([chat(1, "zoe", owner="zoe")], team, at=AT)
+        assert "zoe@example.com is not on duty" in plan.moves[0].reason
+
+    def test_a_full_owner_is_passed_over_and_it_says_so(self):
+        plan = plan_assignments([chat(number, owner="ada") for number in range(6)], self.TEAM, at=AT)
+        assert loads_of(plan)[email("ada")] == limit(6, [1, 1, 1])
+        reasons = [move.reason for move in plan.moves if move.agent_email != email("ada")]
+        assert all("the owner ada@example.com is at the limit of 3" in reason for reason in reasons)
+
+    def test_who_holds_too_much_keeps_the_customers_they_own_or_can_speak_with(self):
+        chats = [chat(number, "ben") for number in range(8)]
+        chats += [chat(8, "ben", owner="ben"), chat(9, "ben", language="es")]
+        plan = plan_assignments(chats, self.TEAM, at=AT)
+        kept = {decision.user_phone_number for decision in plan.kept}
+        assert len(kept) == limit(10, [1, 1, 1])
+        assert {phone(8), phone(9)} <= kept
+        assert all("ben@example.com is at the limit of 5" in move.reason for move in plan.moves)
+
+
+class TestNobody:
+    def plan(self, **policy):
+        chats = [chat(1, "zoe"), chat(2)]
+        return plan_assignments(
+            chats, [Shift(email("ada"), AT, AT + HOUR)], at=AT - HOUR, policy=RoutingPolicy(**policy)
+        )
+
+    def test_fail_says_when_and_what_to_do(self):
+        with pytest.raises(RoutingError, match=r"Nobody is on duty at 2026-11-22 12:00 UTC, and 2 open.*Add a shift"):
+            self.plan()
+
+    def test_leave_changes_nothing(self):
+        plan = self.plan(nobody_on_duty="leave")
+        assert not plan.moves
+        assert not plan.releases
+        assert [decision.agent_email for decision in plan.unassigned] == [email("zoe"), None]
+        assert [decision.reason for decision in plan.unassigned] == [
+            "nobody is on duty; left with zoe@example.com", "nobody is on duty; left without an agent",
+        ]  # fmt: skip
+
+    def test_release_lists_what_somebody_holds(self):
+        plan = self.plan(nobody_on_duty="release")
+        assert plan.releases == [phone(1)]
+        assert [decision.agent_email for decision in plan.unassigned] == [None, None]
+        assert not plan.to_assignments()
+
+    def test_the_fallback_agent_gets_everything(self):
+        plan = self.plan(nobody_on_duty="fallback_agent", fallback_agent=email("zoe"))
+        assert [decision.user_phone_number for decision in plan.kept] == [phone(1)]
+        assert plan.to_assignments() == [{"user_phone_number": phone(2), "agent_email": email("zoe")}]
+        assert plan.moves[0].reason == "nobody is on duty; zoe@example.com is the fallback"
+
+    def test_no_conversations_need_nobody(self):
+        assert plan_assignments([], [], at=AT).summary()["moves"] == 0
+
+    @pytest.mark.parametrize("action", ["leave", "release", "fallback_agent"])
+    def test_nobody_for_the_language_has_the_same_answers(self, action):
+        policy = RoutingPolicy(nobody_for_language=action, fallback_agent=email("boss"))
+        plan = plan_assignments(
+            [chat(1, "zoe", language="fr"), chat(2, language="es"), chat(3)],
+            [shift("ada", languages=["es"])], at=AT, policy=policy,
+        )  # fmt: skip
+        assert agents_of(plan) == {
+            phone(1): {"leave": email("zoe"), "release": None, "fallback_agent": email("boss")}[action],
+            phone(2): email("ada"),
+            phone(3): email("ada"),
+        }
+        (decision,) = [each for each in (*plan.moves, *plan.unassigned) if each.user_phone_number == phone(1)]
+        assert decision.reason.startswith("zoe@example.com is not on duty; nobody on duty speaks fr; ")
+
+    def test_nobody_for_the_language_may_fail_and_says_for_whom(self):
+        policy = RoutingPolicy(nobody_for_language="fail")
+        with pytest.raises(RoutingError) as raised:
+            plan_assignments([chat(1, language="fr"), chat(2)], [shift("ada")], at=AT, policy=policy)
+        assert raised.value.problems == ["…0001: nobody held it; nobody on duty speaks fr"]
+
+    def test_when_all_who_speak_it_are_full_that_counts_as_nobody(self):
+        policy = RoutingPolicy(nobody_for_language="leave")
+        team = [shift("ada", languages=["es"]), shift("ben"), shift("cleo")]
+        plan = plan_assignments([chat(number, language="es") for number in range(6)], team, at=AT, policy=policy)
+        assert loads_of(plan) == {email("ada"): 3}
+        assert "everybody on duty who speaks es is at their limit" in plan.unassigned[0].reason
+
+    def test_without_the_last_step_whoever_finds_nobody_is_treated_so_too(self):
+        policy = RoutingPolicy(steps=("owner",), nobody_on_duty="leave")
+        plan = plan_assignments(
+            [chat(1, "ada", owner="zoe"), chat(2, owner="ada")], [shift("ada")], at=AT, policy=policy
+        )
+        assert [decision.reason for decision in plan.unassigned] == [
+            "the owner zoe@example.com is not on duty; left with ada@example.com"
+        ]
+
+
+class TestPolicy:
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"nobody_on_duty": "pray"},
+            {"nobody_on_duty": "fall_through"},
+            {"nobody_for_language": "pray"},
+            {"nobody_on_duty": "fallback_agent"},
+            {"nobody_for_language": "fallback_agent", "fallback_agent": " "},
+            {"fallback_agent": "the boss"},
+            {"steps": ()},
+            {"steps": "owner"},
+            {"steps": None},
+            {"steps": ("owner", "luck")},
+            {"steps": ("owner", "owner")},
+            {"slack": -0.1},
+            {"slack": float("nan")},
+            {"slack": "much"},
+        ],
+    )
+    def test_what_makes_no_sense_is_refused(self, fields):
+        with pytest.raises(RoutingError, match=f"can't be used:\n  ({'|'.join(fields)})"):
+            RoutingPolicy(**fields)
+
+    def test_an_unknown_region_is_refused(self):
+        with pytest.raises(SplashifyConfigurationError, match="XX"):
+            plan_assignments([chat(1)], [shift("ada")], at=AT, policy=RoutingPolicy(default_region="XX"))
+
+
+class TestRows:
+    def test_rows_come_as_mappings(self):
+        rows = [{"user_phone_number": 12025550101, "AGENT_EMAIL": None, "status": "open", "language": float("nan")}]
+        plan = plan_assignments(rows, [{"agent_email": email("ada"), "start": AT, "end": AT + HOUR}], at=AT)
+        assert plan.to_assignments() == [{"user_phone_number": "12025550101", "agent_email": email("ada")}]
+
+    def test_every_bad_row_is_named(self):
+        rows = [{"user_phone_number": ""}, chat(1), {"phone": 1}, "12025550101", {"user_phone_number": "unknown"}]
+        with pytest.raises(RoutingError) as raised:
+            plan_assignments(rows, [shift("ada")], at=AT)
+        assert raised.value.problems == [
+            "conversations[0].user_phone_number is missing",
+            "conversations[2].user_phone_number is missing",
+            "conversations[3] is a str, not a mapping: rows need the names of their columns",
+            "conversations[4].user_phone_number has no digits",
+        ]
+
+    def test_a_customer_with_two_holders_is_an_error_in_whatever_notation(self):
+        rows = [Conversation("+44 (0)20 7946 0958", email("ada")), chat(1), Conversation("442079460958", email("ben"))]
+        with pytest.raises(RoutingError) as raised:
+            plan_assignments(rows, [shift("ada")], at=AT)
+        (problem,) = raised.value.problems
+        assert problem == (
+            "conversations[2].agent_email is ben@example.com, but the same customer (…0958) has ada@example.com in "
+            "conversations[0]"
+        )
+
+    def test_national_numbers_are_told_apart_by_region(self):
+        rows = [Conversation("098765 43210", email("ada")), Conversation("+91 98765 43210", email("ben"))]
+        with pytest.raises(RoutingError, match=r"…3210"):
+            plan_assignments(rows, [shift("ada")], at=AT, policy=RoutingPolicy(default_region="IN"))
+
+    def test_the_same_row_twice_is_planned_once(self):
+        rows = [Conversation("12025550101", "ADA@example.com"), Conversation("+1 202 555 0101", email("ada"))]
+        for order in (rows, rows[::-1]):
+            plan = plan_assignments(order, [shift("ben")], at=AT)
+            assert [move.user_phone_number for move in plan.moves] == ["+1 202 555 0101"]
+
+    def test_a_number_that_cant_be_sent_keeps_nobody_else_from_an_agent(self):
+        plan = plan_assignments([Conversation("555 0101"), chat(1)], [shift("ada")], at=AT)
+        assert len(plan.moves) == 2
+
+    def test_no_phone_number_is_shown(self):
+        rows = [chat(1, "ada"), chat(2), chat(3, "zoe")]
+        plan = plan_assignments(rows, [shift("ada")], at=AT)
+        shown = f"{rows} {plan} {plan.table()} {json.dumps(plan.summary())}"
+        assert "555" not in shown
+        assert "…0002" in plan.table()
+
+
+def test_who_is_on_the_roster_twice_has_the_larger_capacity_and_all_languages():
+    roster = [shift("ada", languages="en"), shift("Ada", capacity=3, languages="es"), shift("ben")]
+    plan = plan_assignments([chat(number) for number in range(16)], roster, at=AT, policy=RoutingPolicy(slack=0))
+    assert plan.limits == {"Ada@example.com": 12, email("ben"): 4}
+    plan = plan_assignments([chat(1, language="en"), chat(2, language="es")], roster, at=AT)
+    assert loads_of(plan) == {"Ada@example.com": 2}
+
+
+def test_weekly_shifts_make_plans_too():
+    night = WeeklyShift(email("ada"), start_time="22:00", end_time="06:00", timezone="Asia/Tokyo")
+    assert plan_assignments([chat(1)], [night], at=AT).moves

@@ -1,0 +1,266 @@
+"""What holds for every plan: tried on random teams and inboxes, small enough to look at all plans there are."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import random
+import re
+import subprocess
+import sys
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from splashify_provider.routing import Conversation, RoutingPolicy, on_duty, plan_assignments
+from tests.routing.helpers import AT, agents_of, chat, email, limit, loads_of, phone, shift
+
+NAMES = [f"agent{number}" for number in range(6)]
+LANGUAGES = ["en", "es", "fr"]
+teams = st.lists(
+    st.tuples(
+        st.sampled_from(NAMES),
+        st.sampled_from([None, 1, 2, 0.5]),
+        st.lists(st.sampled_from(LANGUAGES), max_size=2),
+    ),
+    min_size=1,
+    max_size=5,
+    unique_by=lambda row: row[0],
+)
+inboxes = st.lists(st.tuples(*[st.sampled_from([None, *NAMES])] * 3, st.sampled_from([None, *LANGUAGES])), max_size=25)
+policies = st.builds(
+    RoutingPolicy,
+    steps=st.permutations(["current", "owner", "backup", "language"]).flatmap(
+        lambda steps: st.integers(0, 4).map(lambda count: (*steps[:count], "everyone"))
+    ),
+    slack=st.sampled_from([0, 0.1, 0.25, 1, None]),
+    nobody_for_language=st.sampled_from(["fall_through", "leave", "release", "fallback_agent"]),
+    fallback_agent=st.just(email("fallback")),
+)
+
+
+def roster_of(team):
+    return [shift(name, capacity=capacity, languages=languages) for name, capacity, languages in team]
+
+
+def chats_of(inbox):
+    return [chat(number, *row) for number, row in enumerate(inbox)]
+
+
+class TestProperties:
+    @given(teams, inboxes, policies, st.randoms(use_true_random=False))
+    @settings(max_examples=200, deadline=None)
+    def test_nothing_is_lost_nobody_is_over_the_limit_and_every_reason_is_true(self, team, inbox, policy, shuffle):
+        roster, chats = roster_of(team), chats_of(inbox)
+        plan = plan_assignments(chats, roster, at=AT, policy=policy)
+        by_phone = {each.user_phone_number: each for each in chats}
+        assert sorted(agents_of(plan)) == sorted(by_phone)
+        assert len(plan.kept) + len(plan.moves) + len(plan.unassigned) == len(chats)
+
+        weights = {each.agent_email: each.capacity or 1 for each in roster}
+        loads, duty = loads_of(plan), set(on_duty(roster, AT))
+        limits = {
+            agent: len(chats) if policy.slack is None else limit(len(chats), weights.values(), weight, policy.slack)
+            for agent, weight in weights.items()
+        }
+        assert set(loads) <= duty | {policy.fallback_agent}
+        for agent in duty:
+            assert loads[agent] <= limits[agent]
+            assert plan.limits[agent] <= limits[agent]
+
+        speaks = {each.agent_email: each.languages for each in roster}
+        for decision in (*plan.kept, *plan.moves, *plan.unassigned):
+            row = by_phone[decision.user_phone_number]
+            assert decision.from_agent == row.agent_email
+            for claim in decision.reason.split("; "):
+                self.check(claim, decision, row, duty, loads, plan.limits, speaks)
+        for decision in plan.kept:
+            assert decision.agent_email == decision.from_agent
+        for decision in plan.moves:
+            assert decision.agent_email not in (None, decision.from_agent)
+
+        shuffle.shuffle(chats)
+        shuffle.shuffle(roster)
+        assert plan_assignments(chats, roster, at=AT, policy=policy) == plan
+
+    def check(self, claim, decision, row, duty, loads, limits, speaks):
+        patterns = {
+            r"nobody held it": lambda: row.agent_email is None,
+            r"(?:the (?:owner|backup) )?(\S+) is not on duty": lambda who: who not in duty,
+            r"(?:the (?:owner|backup) )?(\S+) is at the limit of (\d+)": lambda who, number: (
+                loads[who] == limits[who] == int(number)
+            ),
+            r"(\S+) is on duty": lambda who: who in duty and who == decision.agent_email,
+            r"(\S+) is on duty and owns the customer": lambda who: who in duty and who == row.owner_email,
+            r"(\S+) is on duty and stands in for the owner": lambda who: who in duty and who == row.backup_email,
+            r"(\S+) is on duty and speaks (\S+)": lambda who, language: (
+                who in duty and language == row.language and language in speaks[who]
+            ),
+            r"nobody on duty speaks (\S+)": lambda language: (
+                language == row.language and not any(language in speaks[who] for who in duty)
+            ),
+            r"everybody on duty who speaks (\S+) is at their limit": lambda language: all(
+                loads[who] == limits[who] for who in duty if language in speaks[who]
+            ),
+            r"(\S+) is the fallback": lambda who: who == email("fallback") == decision.agent_email,
+            r"left with (\S+)": lambda who: who == row.agent_email == decision.agent_email,
+            r"left without an agent": lambda: row.agent_email is None and decision.agent_email is None,
+            r"to be released from (\S+)": lambda who: who == row.agent_email and decision.agent_email is None,
+            r"nothing to release": lambda: row.agent_email is None and decision.agent_email is None,
+        }
+        (holds,) = [
+            is_true(*match.groups()) for text, is_true in patterns.items() if (match := re.fullmatch(text, claim))
+        ]
+        assert holds, (claim, decision)
+
+    @given(teams, inboxes, policies, st.randoms(use_true_random=False))
+    @settings(max_examples=200, deadline=None)
+    def test_a_plan_that_was_carried_out_in_part_is_the_same_plan(self, team, inbox, policy, chance):
+        """So a planning task that is cleared after half its moves were made changes nobody's agent."""
+        roster, chats = roster_of(team), chats_of(inbox)
+        plan = agents_of(plan_assignments(chats, roster, at=AT, policy=policy))
+        done = [
+            Conversation(
+                each.user_phone_number, plan[each.user_phone_number], each.owner_email, each.backup_email, each.language
+            )
+            if chance.random() < 0.5
+            else each
+            for each in chats
+        ]
+        assert agents_of(plan_assignments(done, roster, at=AT, policy=policy)) == plan
+
+    @given(teams, inboxes, policies)
+    @settings(max_examples=50, deadline=None)
+    def test_a_plan_that_was_carried_out_moves_nothing_more(self, team, inbox, policy):
+        roster, chats = roster_of(team), chats_of(inbox)
+        plan = agents_of(plan_assignments(chats, roster, at=AT, policy=policy))
+        done = [
+            Conversation(
+                each.user_phone_number, plan[each.user_phone_number], each.owner_email, each.backup_email, each.language
+            )
+            for each in chats
+        ]
+        again = plan_assignments(done, roster, at=AT, policy=policy)
+        assert not again.moves
+        assert not again.releases
+
+    @given(
+        st.integers(1, 4),
+        st.lists(st.sampled_from([None, *NAMES]), min_size=1, max_size=6),
+        st.sampled_from([0, 0.25, 1]),
+    )
+    @settings(max_examples=60, deadline=None)
+    def test_no_other_plan_moves_less(self, agents, holders, slack):
+        names = NAMES[:agents]
+        chats = [chat(number, holder) for number, holder in enumerate(holders)]
+        plan = plan_assignments(chats, [shift(name) for name in names], at=AT, policy=RoutingPolicy(slack=slack))
+        most = limit(len(chats), [1] * agents, slack=slack)
+        fewest = min(
+            sum(new != old for new, old in zip(choice, holders, strict=True))
+            for choice in itertools.product(names, repeat=len(chats))
+            if max(Counter(choice).values()) <= most
+        )
+        assert len(plan.moves) == fewest
+
+    @given(st.integers(2, 12), st.integers(1, 300), st.sampled_from([0, 0.25]), st.integers(0, 11))
+    @settings(max_examples=60, deadline=None)
+    def test_who_leaves_moves_their_share_and_no_more(self, agents, chats, slack, leaver):
+        policy = RoutingPolicy(slack=slack)
+        roster = [shift(f"agent{number}") for number in range(agents)]
+        before = agents_of(plan_assignments([chat(n) for n in range(chats)], roster, at=AT, policy=policy))
+        gone = roster.pop(leaver % agents).agent_email
+        held = [Conversation(number, agent) for number, agent in before.items()]
+        plan = plan_assignments(held, roster, at=AT, policy=policy)
+        assert len(plan.moves) == list(before.values()).count(gone)
+        assert {move.from_agent for move in plan.moves} <= {gone}
+
+    @given(st.integers(1, 12), st.integers(1, 300), st.sampled_from([0, 0.25]))
+    @settings(max_examples=60, deadline=None)
+    def test_who_joins_moves_no_more_than_a_fair_share_and_the_rounding(self, agents, chats, slack):
+        policy = RoutingPolicy(slack=slack)
+        roster = [shift(f"agent{number}") for number in range(agents)]
+        before = agents_of(plan_assignments([chat(n) for n in range(chats)], roster, at=AT, policy=policy))
+        held = [Conversation(number, agent) for number, agent in before.items()]
+        plan = plan_assignments(held, [*roster, shift("new")], at=AT, policy=policy)
+        assert len(plan.moves) <= chats / (agents + 1) + agents
+
+    @given(st.integers(2, 10), st.integers(0, 200), st.integers(0, 9))
+    @settings(max_examples=30, deadline=None)
+    def test_hashing_alone_moves_only_whom_a_change_concerns(self, agents, chats, leaver):
+        """Without limits and without looking at who holds what."""
+        policy = RoutingPolicy(steps=("everyone",), slack=None)
+        roster = [shift(f"agent{number}", capacity=1 + number % 3) for number in range(agents)]
+        conversations = [chat(number) for number in range(chats)]
+        before = agents_of(plan_assignments(conversations, roster, at=AT, policy=policy))
+        gone = roster.pop(leaver % agents).agent_email
+        after = agents_of(plan_assignments(conversations, roster, at=AT, policy=policy))
+        assert all(after[number] == agent for number, agent in before.items() if agent != gone)
+
+
+def test_work_spreads_by_capacity():
+    roster = [shift("ada", capacity=1), shift("ben", capacity=2), shift("cleo", capacity=5)]
+    policy = RoutingPolicy(steps=("everyone",), slack=None)
+    loads = loads_of(plan_assignments([chat(number) for number in range(4000)], roster, at=AT, policy=policy))
+    for name, share in (("ada", 500), ("ben", 1000), ("cleo", 2500)):
+        assert abs(loads[email(name)] - share) < 5 * math.sqrt(share)
+
+
+def test_scores_of_two_agents_have_nothing_to_do_with_each_other():
+    # The customers who go to Ada when Ben is away come from Ben's by chance, in equal parts for each other agent.
+    roster = [shift(name) for name in NAMES]
+    policy = RoutingPolicy(steps=("everyone",), slack=None)
+    conversations = [chat(number) for number in range(6000)]
+    before = agents_of(plan_assignments(conversations, roster, at=AT, policy=policy))
+    for gone in range(len(NAMES)):
+        rest = roster[:gone] + roster[gone + 1 :]
+        after = agents_of(plan_assignments(conversations, rest, at=AT, policy=policy))
+        heirs = Counter(after[number] for number, agent in before.items() if agent == roster[gone].agent_email)
+        assert all(abs(count - 200) < 5 * math.sqrt(200) for count in heirs.values())
+
+
+PLAN_IN_A_NEW_PROCESS = """
+import json, sys
+from datetime import datetime
+from splashify_provider.routing import *
+rows, roster, at = json.load(sys.stdin)
+plan = plan_assignments(rows, roster, at=datetime.fromisoformat(at))
+print(json.dumps([plan.to_assignments(), plan.summary(), plan.table()]))
+assert not any(name == "airflow" or name.startswith("airflow.") for name in sys.modules), "routing needs no Airflow"
+"""
+
+
+def test_every_process_makes_the_same_plan_and_none_needs_airflow():
+    chance = random.Random(3)
+    rows = [
+        {"user_phone_number": phone(n), "agent_email": chance.choice([None, *map(email, NAMES)]), "language": "es"}
+        for n in range(60)
+    ]
+    roster = [
+        {
+            "agent_email": email(name), "start": "2026-11-22T12:00:00Z", "end": "2026-11-22T14:00:00Z",
+            "languages": chance.choice(["es", "en,es", ""]), "capacity": chance.choice([1, 2.5, None]),
+        }
+        for name in NAMES[:4]
+    ]  # fmt: skip
+    seen = set()
+    for seed in ("0", "1", "4711"):
+        result = subprocess.run(
+            [sys.executable, "-c", PLAN_IN_A_NEW_PROCESS],
+            input=json.dumps([rows, roster, AT.isoformat()]),
+            env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        seen.add(result.stdout)
+        chance.shuffle(rows)
+        chance.shuffle(roster)
+    assert len(seen) == 1
+
+
+def test_the_plan_is_the_same_on_every_python():
+    """Who gets whom is part of what users rely on: a new version that chose otherwise would move everybody."""
+    policy = RoutingPolicy(steps=("everyone",))
+    chats, roster = [chat(number) for number in range(12)], [shift(name) for name in NAMES[:4]]
+    chosen = agents_of(plan_assignments(chats, roster, at=AT, policy=policy))
+    assert "".join(agent[len("agent")] for agent in chosen.values()) == "202130121201"
