@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from splashify_provider import exceptions
 from splashify_provider.get_provider_info import get_provider_info
+from splashify_provider.routing import RoutingPolicy, on_duty
+from splashify_provider.routing.policy import Step
 from tests.conftest import ADA, BEN
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+ROUTING = (ROOT / "docs" / "routing.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
@@ -63,9 +69,9 @@ def test_its_connections_are_json(sandbox):
 
 
 def test_what_it_links_to_exists():
-    root = Path(__file__).resolve().parents[1]
-    for target in re.findall(r"\]\((?!http|#)([^)]+)\)", README):
-        assert (root / target).exists(), target
+    for folder, page in ((ROOT, README), (ROOT / "docs", ROUTING)):
+        for target in re.findall(r"\]\((?!http|#)([^)]+)\)", page):
+            assert (folder / target).exists(), target
     headings = {
         re.sub(r"[^a-z0-9 -]", "", line.lower()).replace(" ", "-")
         for line in re.findall(r"^#+ (.*)$", README, re.MULTILINE)
@@ -76,5 +82,37 @@ def test_what_it_links_to_exists():
 
 @pytest.mark.parametrize("target", re.findall(r"`make ([a-z-]+)`", README))
 def test_its_make_targets_exist(target):
-    makefile = (Path(__file__).resolve().parents[1] / "Makefile").read_text()
-    assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_the_routing_page_shows_what_its_code_prints(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", ROUTING, re.DOTALL)
+    space = {}
+    exec(code, space)
+    (shown,) = re.findall(r"```text\n(.*?)```", ROUTING, re.DOTALL)
+    assert capsys.readouterr().out == shown
+    assert on_duty(space["roster"], space["at"]) == ["ada@example.com", "cleo@example.com"]
+    first, _ = space["plan"].to_assignments()
+    assert f"# [{first}, ...]" in code
+    (in_readme,) = re.findall(r"```text\n(.*?)```", README, re.DOTALL)
+    assert set(in_readme.splitlines()) <= set(shown.splitlines())
+
+
+def test_the_routing_page_lists_every_option_with_its_default():
+    listed = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", ROUTING.split("| option | default |")[1], re.MULTILINE))
+    defaults = {field.name: field.default for field in dataclasses.fields(RoutingPolicy)}
+    words = {None: "none", get_args(Step): "all, in this order", 0.25: "0.25"}
+    assert listed == {name: words.get(value, f'`"{value}"`') for name, value in defaults.items()}
+    steps = re.findall(r"^\| `(\w+)` \|", ROUTING.split("| step | who |")[1].split("\n\n")[0], re.MULTILINE)
+    assert tuple(steps) == get_args(Step)
+
+
+def test_its_figures_are_those_of_the_benchmark():
+    measured = (ROOT / "benchmarks" / "ROUTING.md").read_text()
+    rows = {cells[1].strip(" *"): cells for line in measured.splitlines() if len(cells := line.split("|")) > 8}
+    for name in ("planner", "round robin", "hash modulo", "the least there is"):
+        figures = [cell.strip() for cell in rows[name][3:6]]
+        (line,) = [line for line in ROUTING.splitlines() if re.match(rf"\| \*?{name}", line) and line.count("|") == 5]
+        assert [cell.strip() for cell in line.split("|")[2:5]] == figures
+    for figure in (rows["planner"][3], rows["round robin"][3]):
+        assert figure.strip() in README

@@ -56,8 +56,8 @@ def airflow(environment: dict[str, str], *command: str) -> None:
         sys.exit(f"{result.stdout}\nairflow {command[0]} {command[1]} failed.")
 
 
-def prepare(sandbox: Sandbox, team: seed.Team) -> dict[str, str]:
-    """Make the team's database, and an Airflow with its two connections. Return Airflow's environment."""
+def prepare(sandbox: Sandbox, team: seed.Team, **others: dict[str, object]) -> dict[str, str]:
+    """Make the team's database, and an Airflow with its connections. Return Airflow's environment."""
     environment = airflow_environment()
     seed.write_database(DATABASE, team)
     print(f"Sandbox (a local Splashify) on {sandbox.url}, roster and conversations in .demo/{DATABASE.name}")
@@ -66,6 +66,7 @@ def prepare(sandbox: Sandbox, team: seed.Team) -> dict[str, str]:
     connections = {
         "splashify_default": {"conn_type": "splashify", "password": DEFAULT_KEY, "host": sandbox.base_url},
         "support_db": {"conn_type": "sqlite", "host": str(DATABASE)},
+        **others,
     }
     for name, connection in connections.items():
         airflow(environment, "connections", "add", name, "--conn-json", json.dumps(connection))

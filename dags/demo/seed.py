@@ -19,6 +19,7 @@ TEAMS = {
     "late": ["Emeka Obi", "Freya Holm", "Goran Ilic", "Hana Sato"],
     "night": ["Ivo Marek", "Jaya Menon", "Kofi Asante", "Lucia Prado"],
 }
+LANGUAGES = ["en", "en,de", "en,es", "en,pt-BR,es"]  # of the first in each team, the second, ...
 FIRST = [
     "Amir",
     "Bea",
@@ -76,6 +77,8 @@ class Team:
     conversations: list[tuple[str, str | None, str]]
     sandbox: dict[str, Any]
     disabled: str
+    agents: list[tuple[str, str, int]]
+    customers: list[tuple[str, str | None, str | None, str | None]]
 
 
 def email(name: str) -> str:
@@ -136,7 +139,18 @@ def make_team(moment: datetime) -> Team:
         for team in TEAMS.values()
         for name in team
     ]
-    return Team(roster, conversations, {"agents": agents, "conversations": chats}, disabled)
+    everybody = [
+        (email(name), languages, 1) for team in TEAMS.values() for name, languages in zip(team, LANGUAGES, strict=True)
+    ]
+    customers = [
+        (phone, *(email(name) for name in chance.sample(TEAMS[incoming] + TEAMS[outgoing], 2)), None)
+        if number % 3 == 0
+        else (phone, None, None, chance.choice(["en", "de", "es", "pt", "fr"]))
+        for number, phone in enumerate(phones)
+        if number % 6
+    ]
+    sandbox = {"agents": agents, "conversations": chats}
+    return Team(roster, conversations, sandbox, disabled, everybody, customers)
 
 
 def write_database(path: Path, team: Team) -> None:
@@ -146,3 +160,5 @@ def write_database(path: Path, team: Team) -> None:
         database.executescript(SCHEMA.read_text())
         database.executemany("INSERT INTO roster VALUES (?, ?, ?)", team.roster)
         database.executemany("INSERT INTO conversations VALUES (?, ?, ?)", team.conversations)
+        database.executemany("INSERT INTO agents VALUES (?, ?, ?)", team.agents)
+        database.executemany("INSERT INTO customers VALUES (?, ?, ?, ?)", team.customers)

@@ -12,6 +12,7 @@ import urllib.request
 from contextlib import suppress
 from datetime import datetime, timezone
 
+import oncall
 import run
 import seed
 
@@ -57,9 +58,9 @@ def main() -> None:
     (run.HOME / "airflow").mkdir(parents=True)
     url = f"http://127.0.0.1:{PORT}"
     team = seed.make_team(datetime.now(timezone.utc))
-    with Sandbox(team.sandbox, port=SANDBOX_PORT) as sandbox:
+    with Sandbox(team.sandbox, port=SANDBOX_PORT) as sandbox, oncall.OnCall(team.roster) as scheduler:
         environment = {
-            **run.prepare(sandbox, team),
+            **run.prepare(sandbox, team, **scheduler.connections),
             "AIRFLOW__API__HOST": "127.0.0.1",
             "AIRFLOW__API__PORT": str(PORT),
             "AIRFLOW__API__BASE_URL": url,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -21,7 +22,7 @@ from splashify_provider.exceptions import (
 from splashify_provider.redaction import mask_phone_number
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from splashify_provider.hooks.splashify import AssignmentResult, SplashifyHook
 
@@ -186,6 +187,26 @@ def _summary(outcome: str, phone: str, agent_email: str | None, message: str) ->
         "agent_email": agent_email,
         "message": message,
     }
+
+
+def carried_out(assignments: Iterable[Mapping[str, str]], results: Any) -> list[Mapping[str, str]]:
+    """Tell which assignments a mapped :class:`SplashifyAssignOperator` has made, for writing them back.
+
+    Results show a number's last four digits. Where those are the same for several assignments to one agent, either all
+    of them were made or none of them counts: a run after this one looks at them again.
+
+    :param assignments: What the operator was mapped over: ``user_phone_number`` and ``agent_email`` of each.
+    :param results: What it returned: ``ti.xcom_pull(task_ids=...)``, a list, one dict or None.
+    :return: Those of the assignments that were made.
+    """
+    assigned = Counter(
+        (result["user_phone_number"], result["agent_email"])
+        for result in ([results] if isinstance(results, dict) else results or [])
+        if result and result["outcome"] == "assigned"
+    )
+    asked = [(mask_phone_number(str(row["user_phone_number"])), row["agent_email"], row) for row in assignments]
+    expected = Counter((phone, agent) for phone, agent, _ in asked)
+    return [row for phone, agent, row in asked if assigned[phone, agent] >= expected[phone, agent]]
 
 
 def skip_if_too_old(context: Mapping[str, Any], max_run_age: timedelta | None) -> None:

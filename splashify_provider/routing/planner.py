@@ -337,7 +337,6 @@ def _subtags(language: str) -> list[str]:
 def _phone_number(value: object) -> str:
     if is_missing(value):
         raise ValueError("is missing")
-    text = str(value).strip()
-    if isinstance(value, bool) or not any(char.isdigit() for char in text):
+    if isinstance(value, bool) or not any(char.isdigit() for char in str(value)):
         raise ValueError("has no digits")
-    return text
+    return str(value)  # as it is, so that whoever gave it finds it again

@@ -16,7 +16,12 @@ from splashify_provider.exceptions import (
     SplashifyConnectionError,
 )
 from splashify_provider.hooks.splashify import SplashifyHook
-from splashify_provider.operators.splashify import SplashifyAssignOperator, SplashifyReleaseOperator, skip_if_too_old
+from splashify_provider.operators.splashify import (
+    SplashifyAssignOperator,
+    SplashifyReleaseOperator,
+    carried_out,
+    skip_if_too_old,
+)
 from tests.conftest import ADA, BEN, CLOSED, DAN, PHONE
 
 
@@ -242,3 +247,40 @@ def test_every_template_field_is_documented_as_one(operator):
     for field in operator.template_fields:
         line = operator.__doc__.split(f":param {field}:")[1].split(":param ")[0]
         assert "(templated)" in line, field
+
+
+class TestCarriedOut:
+    ASKED = (
+        {"user_phone_number": "+1 202 555 0101", "agent_email": ADA},
+        {"user_phone_number": "+1 202 555 0102", "agent_email": BEN},
+        {"user_phone_number": "+1 312 555 0101", "agent_email": ADA},
+    )
+
+    def result(self, index, outcome="assigned"):
+        row = self.ASKED[index]
+        return {**row, "user_phone_number": f"…{row['user_phone_number'][-4:]}", "outcome": outcome, "message": ""}
+
+    def indexes(self, results):
+        return [self.ASKED.index(row) for row in carried_out(self.ASKED, results)]
+
+    def test_only_what_was_assigned_counts(self):
+        assert self.indexes([self.result(1)]) == [1]
+        assert self.indexes([self.result(1, "dry_run"), None]) == []
+
+    def test_of_those_that_look_alike_all_count_or_none(self):
+        assert self.indexes([self.result(0), self.result(1)]) == [1]
+        assert self.indexes([self.result(0), self.result(2)]) == [0, 2]
+
+    def test_results_of_another_plan_do_not_count(self):
+        assert (
+            self.indexes([{**self.result(1), "agent_email": ADA}, {**self.result(1), "user_phone_number": "…0199"}])
+            == []
+        )
+
+    def test_one_result_comes_without_its_list_and_none_as_none(self):
+        assert self.indexes(self.result(1)) == [1]
+        assert self.indexes(None) == []
+
+    def test_it_reads_what_the_operator_returns(self, run):
+        row = {"user_phone_number": PHONE, "agent_email": BEN}
+        assert carried_out([row], run(**row)) == [row]
