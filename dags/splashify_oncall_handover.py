@@ -22,6 +22,7 @@ retried and cleared: the same answers give the same plan, and a run older than t
 
 from __future__ import annotations
 
+import logging
 from contextlib import closing
 from datetime import datetime, timedelta
 from typing import Any
@@ -32,6 +33,8 @@ from airflow.providers.http.hooks.http import HttpHook
 
 from splashify_provider.operators.splashify import SplashifyAssignOperator, carried_out, skip_if_too_old
 from splashify_provider.routing import RoutingError, plan_assignments, shifts_from_ical
+
+log = logging.getLogger("airflow.task")
 
 MAX_RUN_AGE = timedelta(hours=2)
 MOMENT = timedelta(minutes=1)
@@ -108,7 +111,8 @@ def splashify_oncall_handover() -> None:
             planned = plan_assignments(conversations, shifts, at=at)
         except RoutingError as error:  # the same rows would give the same error: no retries
             raise AirflowFailException(f"{error}\nCorrect its source, then clear the task that pulls it.") from None
-        print(planned.table())
+        for line in planned.table().splitlines():
+            log.info("%s", line)
         return [] if context["params"]["dry_run"] else planned.to_assignments()
 
     @task(trigger_rule="all_done")
@@ -131,7 +135,7 @@ def splashify_oncall_handover() -> None:
         with closing(database.get_conn()) as connection, closing(connection.cursor()) as cursor:
             cursor.executemany(update, done)
             connection.commit()
-        print(f"Wrote {len(done)} of {len(moves or [])} new agents back.")
+        log.info("Wrote %d of %d new agents back.", len(done), len(moves or []))
         return len(done)
 
     @task(trigger_rule="none_failed")

@@ -28,6 +28,7 @@ moving today's conversations to yesterday's agents.
 
 from __future__ import annotations
 
+import logging
 from contextlib import closing
 from datetime import datetime, timedelta
 from typing import Any
@@ -37,6 +38,8 @@ from airflow.providers.common.compat.sdk import AirflowFailException, BaseHook, 
 
 from splashify_provider.operators.splashify import SplashifyAssignOperator, carried_out, skip_if_too_old
 from splashify_provider.routing import RoutingError, plan_assignments
+
+log = logging.getLogger("airflow.task")
 
 SHIFT = timedelta(hours=8)
 
@@ -84,7 +87,8 @@ def splashify_shift_handover() -> None:
             planned = plan_assignments(pulled["conversations"], pulled["shifts"], at=at)
         except RoutingError as error:  # the same rows would give the same error: no retries
             raise AirflowFailException(f"{error}\nCorrect the table, then clear the task pull.") from None
-        print(planned.table())
+        for line in planned.table().splitlines():
+            log.info("%s", line)
         return [] if context["params"]["dry_run"] else planned.to_assignments()
 
     @task(trigger_rule="all_done")
@@ -105,7 +109,7 @@ def splashify_shift_handover() -> None:
         with closing(database.get_conn()) as connection, closing(connection.cursor()) as cursor:
             cursor.executemany(update, done)
             connection.commit()
-        print(f"Wrote {len(done)} of {len(moves or [])} new agents back.")
+        log.info("Wrote %d of %d new agents back.", len(done), len(moves or []))
         return len(done)
 
     @task(trigger_rule="none_failed")

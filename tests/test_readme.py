@@ -94,8 +94,6 @@ def test_the_routing_page_shows_what_its_code_prints(capsys):
     assert on_duty(space["roster"], space["at"]) == ["ada@example.com", "cleo@example.com"]
     first, _ = space["plan"].to_assignments()
     assert f"# [{first}, ...]" in code
-    (in_readme,) = re.findall(r"```text\n(.*?)```", README, re.DOTALL)
-    assert set(in_readme.splitlines()) <= set(shown.splitlines())
 
 
 def test_the_routing_page_lists_every_option_with_its_default():

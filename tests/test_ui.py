@@ -7,11 +7,12 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import suppress
+from contextlib import closing, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -108,6 +109,11 @@ def test_a_failed_assignment_is_understood_repaired_and_cleared(ui, browser_page
     index = failed[0]["map_index"]
     assert re.fullmatch(r"…\d{4} → \w+@example\.com", failed[0]["rendered_map_index"])
 
+    # The plan
+    page.goto(f"{ui.dag}/runs/{run_id}/tasks/plan")
+    page.get_by_text(re.compile(r"\d+ kept, \d+ moved, 0 without an agent on duty")).first.wait_for()
+    page.get_by_text(re.compile(rf"moved +\d+ +\S+ → {failed[0]['rendered_map_index'].split()[-1]}")).first.wait_for()
+
     # Its log
     page.goto(f"{ui.dag}/runs/{run_id}/tasks/assign/mapped/{index}")
     page.get_by_text(re.compile("ERROR.* - Agent inactive: .* is disabled in Splashify")).first.wait_for()
@@ -120,6 +126,10 @@ def test_a_failed_assignment_is_understood_repaired_and_cleared(ui, browser_page
     page.goto(ui.inbox)
     page.get_by_role("button", name="Enable").click()
     page.get_by_role("button", name="Enable").wait_for(state="detached")
+    # By now she is off the roster. The task was planned for her, and does what was planned.
+    planned = failed[0]["rendered_map_index"].split(" → ")[1]
+    with closing(sqlite3.connect(ROOT / ".demo" / "support.db")) as database, database:
+        assert database.execute("DELETE FROM roster WHERE agent_email = ?", (planned,)).rowcount
     page.goto(f"{ui.dag}/runs/{run_id}/tasks/assign/mapped/{index}")
     page.get_by_role("button", name="clear", exact=False).first.click()
     dialog.get_by_text("Affected Tasks: 3").wait_for()
@@ -130,4 +140,4 @@ def test_a_failed_assignment_is_understood_repaired_and_cleared(ui, browser_page
     )
     assert cleared["state"] == "success"
     page.goto(f"{ui.dag}/runs/{run_id}/tasks/assign/mapped/{index}")
-    page.get_by_text(re.compile("Assigned …[0-9]{4} to")).first.wait_for()
+    page.get_by_text(re.compile(f"Assigned …[0-9]{{4}} to {planned}")).first.wait_for()
