@@ -43,7 +43,7 @@ lint: $(VENV)/ready ## Check style and types
 constraints: $(UV) ## Renew the pins in constraints/
 	set -e; for version in $(ALL_AIRFLOWS); do \
 	  $(UV) pip compile --quiet --universal --python-version 3.10 --upgrade --no-header --no-annotate \
-	    --no-emit-package airflow-provider-splashify --group dev \
+	    --no-emit-package airflow-provider-splashify --group dev --group bench \
 	    -o constraints/airflow-$$version.txt pyproject.toml constraints/airflow-$$version.in; done
 
 clean: ## Remove everything that was set up

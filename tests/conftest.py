@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
 
 import pytest  # noqa: E402
 
+from splashify_provider import rate_limit  # noqa: E402
 from splashify_provider.hooks.splashify import SplashifyHook  # noqa: E402
 from splashify_provider.sandbox.server import Sandbox  # noqa: E402
 from splashify_provider.sandbox.workspace import DEFAULT_KEY  # noqa: E402
@@ -50,10 +52,18 @@ def connect(monkeypatch):
     return define
 
 
+@pytest.fixture(autouse=True)
+def _fresh_budgets(monkeypatch):
+    """What one test has sent is not held against the next."""
+    monkeypatch.setattr(rate_limit, "_pacers", {})
+
+
 @pytest.fixture
-def sleeps():
-    """The seconds a hook has slept, without having slept them."""
-    return []
+def sleeps(monkeypatch):
+    """The seconds a hook has slept, without having slept them: pacing believes that they have passed."""
+    slept: list[float] = []
+    monkeypatch.setattr(rate_limit, "monotonic", lambda: time.monotonic() + sum(slept))
+    return slept
 
 
 @pytest.fixture

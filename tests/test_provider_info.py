@@ -137,7 +137,7 @@ def test_parsing_a_dag_loads_no_http_and_no_phone_library():
     after = modules_after("import splashify_provider.operators.splashify")
     added = {name.split(".")[0] for name in after - before}
     assert "splashify_provider" in added
-    assert not added & {"requests", "urllib3", "phonenumbers", "aiohttp", "tenacity"}
+    assert not added & {"requests", "urllib3", "phonenumbers", "aiohttp", "tenacity", "pyrate_limiter", "redis"}
     if AIRFLOW_VERSION >= Version("3.2"):  # older ones load some of them by themselves
         assert not after & {"requests", "phonenumbers", "aiohttp"}
 
@@ -153,8 +153,20 @@ LAYERS = {
     "exceptions": {"redaction"},
     "get_provider_info": set(),
     "phone_numbers": {"exceptions", "redaction"},
-    "hooks.settings": {"exceptions", "get_provider_info", "redaction"},
-    "hooks.splashify": {"", "exceptions", "get_provider_info", "phone_numbers", "redaction", "hooks.settings"},
+    "rate_limit": {"exceptions", "redaction"},
+    "hooks.settings": {"exceptions", "get_provider_info", "rate_limit", "redaction"},
+    "hooks.session": {"", "exceptions", "redaction", "hooks.settings"},
+    "hooks.batch": {"exceptions", "rate_limit"},
+    "hooks.splashify": {
+        "exceptions",
+        "get_provider_info",
+        "phone_numbers",
+        "rate_limit",
+        "redaction",
+        "hooks.batch",
+        "hooks.session",
+        "hooks.settings",
+    },  # fmt: skip
     "operators.splashify": {"exceptions", "redaction", "hooks.splashify"},
     "sandbox.workspace": set(),
     "sandbox.server": {"sandbox.workspace"},
