@@ -24,7 +24,7 @@ from splashify_provider.exceptions import (
 from splashify_provider.rate_limit import LONGEST_WAIT, Pacer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
 Outcome = Literal[
     "assigned",
@@ -149,7 +149,7 @@ class Batch:
         self._in_flight = 0
         self._threads: list[threading.Thread] = []
 
-    def run(self, items: Iterator[Assignment | AssignmentOutcome]) -> Iterator[AssignmentOutcome]:
+    def run(self, items: Iterator[Assignment | AssignmentOutcome]) -> Generator[AssignmentOutcome, None, None]:
         """Send what is to be sent.
 
         :param items: Checked assignments, and the outcomes of those that failed the check; read as they are needed.

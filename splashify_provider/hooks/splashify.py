@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import re
 import time
@@ -42,7 +43,7 @@ from splashify_provider.rate_limit import LONGEST_WAIT, Pacer, pacer_for
 from splashify_provider.redaction import hide, mask_phone_number, quote
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable
 
     from tenacity import RetryCallState
 
@@ -174,12 +175,12 @@ class SplashifyHook(BaseHook):
 
     def assign_many(
         self,
-        assignments: Iterable[Mapping[str, Any] | Assignment],
+        assignments: Iterable[Mapping[str, Any] | Assignment | AssignmentOutcome],
         *,
         max_in_flight: int = 8,
         max_consecutive_failures: int = 10,
         on_idle: Callable[[], object] | None = None,
-    ) -> Iterator[AssignmentOutcome]:
+    ) -> Generator[AssignmentOutcome, None, None]:
         """Hand many conversations to their agents, as fast as the key allows.
 
         Lazy: rows are read as they are needed, outcomes come as they are known (so not in the rows' order, except
@@ -209,7 +210,7 @@ class SplashifyHook(BaseHook):
             on_idle=on_idle,
         )
         return batch.run(
-            row if isinstance(row, Assignment) else self.check(position, row)
+            row if isinstance(row, (Assignment, AssignmentOutcome)) else self.check(position, row)
             for position, row in enumerate(assignments, 1)
         )
 
@@ -232,6 +233,20 @@ class SplashifyHook(BaseHook):
         except (InvalidPhoneNumberError, InvalidAgentEmailError) as error:
             given = "" if phone is None else str(phone)
             return AssignmentOutcome(position, given, quote(email or ""), "invalid", error.message, error)
+
+    @property
+    def requests_per_minute(self) -> int:
+        """What this hook may send in any 60 seconds."""
+        return self._settings.budget.requests_per_minute
+
+    def fingerprint(self, text: str) -> bytes:
+        """Hash a text with the API key: nobody who lacks it can find out the text by trying.
+
+        :param text: The text.
+        :return: 32 bytes.
+        :raises SplashifyConfigurationError: If the connection is wrong.
+        """
+        return hmac.digest(self._settings.api_key.encode(), text.encode(), "sha256")
 
     def normalize_phone_number(self, user_phone_number: object) -> str:
         """Turn a number into the API's form, reading national ones in the connection's default region.
