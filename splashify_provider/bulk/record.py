@@ -10,7 +10,7 @@ import tempfile
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
 from splashify_provider.redaction import mask_phone_number, quote
 
@@ -124,7 +124,7 @@ class Report:
         """
         keys = set()
         if self._path.exists():
-            with self._path.open("r", encoding="utf-8") as stream:  # type: ignore[no-untyped-call]
+            with self._open("r") as stream:
                 for line in stream:
                     try:
                         entry = json.loads(line)
@@ -148,7 +148,7 @@ class Report:
             return
         self._stream = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - closed by close()
         if append and self._path.exists():
-            with self._path.open("r", encoding="utf-8") as earlier:  # type: ignore[no-untyped-call]
+            with self._open("r") as earlier:
                 self._stream.writelines(earlier)
 
     def write(self, outcome: AssignmentOutcome) -> None:
@@ -180,9 +180,13 @@ class Report:
             self._stream.close()
             self._stream = None
 
+    def _open(self, mode: str) -> IO[str]:
+        # Not the path's own open(): what that gives can't be iterated on Airflow 2.11.
+        return cast("IO[str]", self._path.fs.open(self._path.path, mode, encoding="utf-8"))
+
     def _upload(self, stream: IO[str]) -> None:
         stream.seek(0)
-        with self._path.open("w", encoding="utf-8") as target:  # type: ignore[no-untyped-call]
+        with self._open("w") as target:
             target.writelines(stream)
         self._uploaded_at = time.monotonic()
 

@@ -62,7 +62,8 @@ def _rows_of_file(path: str | os.PathLike[str]) -> Iterator[Any]:
 
     try:
         file = ObjectStoragePath(path)
-        with file.open("r", encoding="utf-8-sig", newline="") as stream:  # type: ignore[no-untyped-call]
+        # Not file.open(): what that gives can't be iterated on Airflow 2.11.
+        with file.fs.open(file.path, "r", encoding="utf-8-sig", newline="") as stream:
             first = next((line for line in stream if line.strip()), "")
             lines = itertools.chain([first], stream)
             yield from _json_lines(lines) if first.lstrip().startswith("{") else _csv_rows(lines, first)

@@ -411,11 +411,9 @@ class TestReport:
         path = "memory://bucket/report.jsonl"
         with pytest.raises(ServerError):
             run(rows(*range(5)), old_airflow, report_path=path)
-        with ObjectStoragePath(path).open("r") as stream:
-            assert len(stream.readlines()) == 5
+        assert ObjectStoragePath(path).read_text().count("\n") == 5
         assert run(rows(*range(5)), old_airflow, report_path=path)["done_before"] == 4
-        with ObjectStoragePath(path).open("r") as stream:
-            assert len(stream.readlines()) == 6
+        assert ObjectStoragePath(path).read_text().count("\n") == 6
 
 
 class TestResuming:
