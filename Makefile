@@ -6,7 +6,7 @@ ALL_AIRFLOWS = 2.11 3.0 3.1 3.2 3.3
 VENV = .venvs/$(AIRFLOW)
 UV = .venvs/uv/bin/uv
 
-.PHONY: help demo airflow test test-slow test-all test-pythons lint constraints clean
+.PHONY: help demo airflow test test-slow test-all test-pythons lint bench constraints clean
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -39,6 +39,10 @@ lint: $(VENV)/ready ## Check style and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+bench: $(VENV)/ready ## Measure speed, pacing, memory and parse time beside what one would use instead
+	@VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --compile-bytecode -c constraints/airflow-$(AIRFLOW).txt --group bench
+	PYTHONDONTWRITEBYTECODE= $(VENV)/bin/python benchmarks/run.py $(PARTS)
 
 constraints: $(UV) ## Renew the pins in constraints/
 	set -e; for version in $(ALL_AIRFLOWS); do \

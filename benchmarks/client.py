@@ -11,7 +11,10 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 KEY = "sk_live_sandbox"
 AGENT = "ada@example.com"

@@ -9,9 +9,10 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import requests
 from airflow.providers.common.compat.sdk import BaseHook
@@ -295,7 +296,10 @@ class SplashifyHook(BaseHook):
         connection = self.get_connection(self.splashify_conn_id)
         if key := (connection.password or "").strip():
             _mask_secret(key)
-        return settings_from_connection(connection, self._arguments, self.log.warning)
+        settings = settings_from_connection(connection, self._arguments, self.log.warning)
+        if password := urlsplit(settings.budget.storage).password:
+            _mask_secret(password)
+        return settings
 
     @cached_property
     def _pacer(self) -> Pacer:
@@ -337,7 +341,7 @@ class SplashifyHook(BaseHook):
         error = self._error(status_code, headers, body, phone, email)
         if error is not None:
             raise error
-        return quote(hide(str(json_object(body).get("message") or ""), self._settings.api_key))
+        return _fit_for_logs(str(json_object(body).get("message") or ""), self._settings.api_key)
 
     def _post(self, payload: dict[str, str]) -> tuple[int, Mapping[str, str], str]:
         """POST once. Return status, headers and body of the answer, or raise what kept it from arriving."""
@@ -346,10 +350,17 @@ class SplashifyHook(BaseHook):
         # Raised `from None`: the frames behind these errors hold the Authorization header, and Airflow 3.0's
         # console and Sentry show the variables of every frame.
         try:
-            response = self._session.send(request, timeout=self._settings.timeouts, allow_redirects=False)
+            # By its adapter: Session.send would do no more here than follow redirects and keep cookies.
+            response = self._session.get_adapter(self._settings.url).send(
+                request,
+                timeout=self._settings.timeouts,
+                verify=self._session.verify,  # type: ignore[arg-type]  # never None: it was merged with True
+                proxies=self._session.proxies,
+            )
+            content = response.content
         except (requests.RequestException, OSError, ValueError, HTTPError) as error:
             raise connection_error(error, self._settings, self.splashify_conn_id) from None
-        return response.status_code, response.headers, response.content.decode("utf-8-sig", "replace")
+        return response.status_code, response.headers, content.decode("utf-8-sig", "replace")
 
     def _error(
         self,
@@ -378,6 +389,11 @@ class SplashifyHook(BaseHook):
             state.upcoming_sleep,
             state.outcome.exception(),
         )
+
+
+@lru_cache(maxsize=16)  # they are nearly always the same
+def _fit_for_logs(message: str, api_key: str) -> str:
+    return quote(hide(message, api_key))
 
 
 def _mask_secret(secret: str) -> None:
