@@ -63,7 +63,8 @@ def part_1(folder: Path) -> str:
         + table(["client", "requests a second", "CPU µs a request", "× Session loop, by CPU (paired)"], rows)
         + f"\n\nTargets: `assign_many` at least 1.3 × the Session loop: **{ours:.2f}**; at least 2 × `HttpHook`: "
         f"**{ours / hook:.2f}**. It checks, paces and types the answers meanwhile.\n\n"
-        f"At 100 ms latency: {one:.1f} a second one after the other, {many:.0f} with 16 in flight: **{many / one:.1f} ×** "
+        f"At 100 ms latency: {one:.1f} a second one after the other, {many:.0f} with 16 in flight: "
+        f"**{many / one:.1f} ×** "
         "(target at least 14).\n"
     )
 

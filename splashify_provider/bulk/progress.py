@@ -95,7 +95,8 @@ class Progress:
         """
         rows = [(outcome, self.counts[outcome]) for outcome in get_args(Outcome) if self.counts[outcome]]
         rows += [("done by an earlier try", done_before)] if done_before else []
-        table = "\n".join(f"    {outcome:<24} {count:>9,}" for outcome, count in rows)
-        self._log("The batch took %.1f s:\n%s", time.monotonic() - self._started, table or "    nothing to do")
+        self._log("The batch took %.1f s:", time.monotonic() - self._started)
+        for outcome, count in rows:  # a line each: log viewers show a line break as they like
+            self._log("    %-24s %9s", outcome, f"{count:,}")
         for failure in self.failures[:_MOST_FAILURES_IN_LOG]:
             self._log("%s %s: %s", failure["position"], failure["outcome"], failure["message"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -77,6 +79,17 @@ def connection_error(error: Exception, settings: Settings, conn_id: str) -> Spla
         f"No answer from {settings.host}: {what}. It is safe to try again: assigning to the same agent twice "
         "changes nothing."
     )
+
+
+def mask_secret(secret: str) -> None:
+    """Have Airflow replace a secret in task logs, by whichever door this version has.
+
+    :param secret: The secret.
+    """
+    for module in ("airflow.sdk.log", "airflow.utils.log.secrets_masker"):  # Airflow 3, Airflow 2
+        with suppress(ImportError, AttributeError):
+            import_module(module).mask_secret(secret)
+            return
 
 
 class _Session(requests.Session):

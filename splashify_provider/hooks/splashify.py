@@ -7,10 +7,8 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -37,7 +35,7 @@ from splashify_provider.hooks.batch import (
     is_worth_another_try,
     retry_delay,
 )
-from splashify_provider.hooks.session import MOST_CONNECTIONS, connection_error, make_session
+from splashify_provider.hooks.session import MOST_CONNECTIONS, connection_error, make_session, mask_secret
 from splashify_provider.hooks.settings import Settings, settings_from_connection
 from splashify_provider.phone_numbers import normalize_phone_number
 from splashify_provider.rate_limit import LONGEST_WAIT, Pacer, pacer_for
@@ -295,10 +293,10 @@ class SplashifyHook(BaseHook):
     def _settings(self) -> Settings:
         connection = self.get_connection(self.splashify_conn_id)
         if key := (connection.password or "").strip():
-            _mask_secret(key)
+            mask_secret(key)
         settings = settings_from_connection(connection, self._arguments, self.log.warning)
         if password := urlsplit(settings.budget.storage).password:
-            _mask_secret(password)
+            mask_secret(password)
         return settings
 
     @cached_property
@@ -394,11 +392,3 @@ class SplashifyHook(BaseHook):
 @lru_cache(maxsize=16)  # they are nearly always the same
 def _fit_for_logs(message: str, api_key: str) -> str:
     return quote(hide(message, api_key))
-
-
-def _mask_secret(secret: str) -> None:
-    """Have Airflow replace the secret in task logs, by whichever door this version has."""
-    for module in ("airflow.sdk.log", "airflow.utils.log.secrets_masker"):  # Airflow 3, Airflow 2
-        with suppress(ImportError, AttributeError):
-            import_module(module).mask_secret(secret)
-            return

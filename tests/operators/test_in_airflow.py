@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.conftest import ADA, BEN, CLOSED, airflow_cli
@@ -13,13 +15,25 @@ import datetime
 
 from airflow.providers.common.compat.sdk import DAG, task
 
-from splashify_provider.operators.splashify import SplashifyAssignOperator, SplashifyReleaseOperator
+from splashify_provider.operators.splashify import (
+    SplashifyAssignOperator,
+    SplashifyBulkAssignOperator,
+    SplashifyReleaseOperator,
+)
 
-with DAG("uses", schedule=None, start_date=datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)):
+with DAG("uses", schedule=None, start_date=datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)) as dag:
 
     @task
     def owner():
         return "{BEN}"
+
+    @task
+    def batch():
+        return [
+            {{"user_phone_number": "+1 202 555 0103", "agent_email": "{BEN}"}},
+            {{"user_phone_number": "+12025550109", "agent_email": "{BEN}"}},
+            {{"user_phone_number": "+{CLOSED}", "agent_email": "{BEN}"}},
+        ]
 
     @task
     def rows():
@@ -38,6 +52,15 @@ with DAG("uses", schedule=None, start_date=datetime.datetime(2026, 1, 1, tzinfo=
     SplashifyAssignOperator(task_id="fed", user_phone_number="+12025550101", agent_email=owner())
     SplashifyAssignOperator.partial(task_id="mapped", on_conversation_not_found="skip").expand_kwargs(rows())
     SplashifyReleaseOperator(task_id="release", user_phone_number="+12025550107")
+    @task
+    def chunks():
+        return [[{{"user_phone_number": "+12025550102", "agent_email": "{ADA}"}}], []]
+
+    SplashifyBulkAssignOperator(task_id="bulk", assignments=batch(), on_conversation_not_found="skip")
+    SplashifyBulkAssignOperator(
+        task_id="bulk_template", assignments="{{{{ ti.xcom_pull(task_ids='batch') | tojson }}}}", dry_run=True
+    ).set_upstream(dag.get_task("batch"))
+    SplashifyBulkAssignOperator.partial(task_id="bulk_mapped").expand(assignments=chunks())
     SplashifyAssignOperator(
         task_id="rehearsed", user_phone_number="+12025550110", agent_email="{BEN}", dry_run=True
     )
@@ -57,8 +80,13 @@ def test_classic_mapped_and_taskflow_uses_do_what_they_say(sandbox, tmp_path):
     assert {phone: agent for phone, agent in after.items() if agent != before[phone]} == {
         "12025550100": ADA,
         "12025550101": BEN,
+        "12025550102": ADA,
+        "12025550103": BEN,
         "12025550104": BEN,
         "12025550107": None,
+        "12025550109": BEN,
     }
     assert "…0111 has no open conversation" in log
     assert "would assign …0110" in log
+    assert "Dry run, nothing was sent: would send 3 assignments" in log
+    assert re.search(r"  assigned +2\b(?s:.)*  conversation_not_found +1\b", log)
