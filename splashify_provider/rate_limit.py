@@ -148,7 +148,7 @@ class Pacer:
                         log.info("The rate limit storage is back; workers share one budget again.")
                         self._store_is_down_until = 0.0
                 return call(self._store)
-            except (RedisError, OSError) as error:
+            except (RedisError, OSError, ValueError, TypeError) as error:  # the last two: options in its address
                 self._store = None
                 if isinstance(error, NoScriptError) and not last:  # it was restarted: start over with it
                     continue

@@ -82,7 +82,7 @@ class Progress:
             "%s of %s (%.0f %%): %s. %.1f a second, %s left.",
             f"{sent:,}",
             f"{self._to_send:,}",
-            100 * sent / self._to_send,
+            100 * sent / max(1, self._to_send),
             ", ".join(f"{count:,} {outcome}" for outcome, count in self.counts.most_common()) or "waiting",
             rate,
             f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s" if sent else "unknown time",

@@ -170,7 +170,10 @@ class Report:
             self._stream.write(json.dumps(entry, ensure_ascii=False) + "\n")
             self._stream.flush()
             if not self._is_local and time.monotonic() - self._uploaded_at > _SECONDS_BETWEEN_UPLOADS:
-                self._upload(self._stream)
+                try:
+                    self._upload(self._stream)
+                except Exception as error:  # the end of the batch has another go
+                    log.warning("The report could not be renewed (%s).", quote(error))
 
     def close(self) -> None:
         """End the report."""
@@ -185,10 +188,13 @@ class Report:
         return cast("IO[str]", self._path.fs.open(self._path.path, mode, encoding="utf-8"))
 
     def _upload(self, stream: IO[str]) -> None:
-        stream.seek(0)
-        with self._open("w") as target:
-            target.writelines(stream)
         self._uploaded_at = time.monotonic()
+        stream.seek(0)
+        try:
+            with self._open("w") as target:
+                target.writelines(stream)
+        finally:
+            stream.seek(0, os.SEEK_END)
 
 
 def _drop_a_line_that_was_cut_off(path: Path) -> None:

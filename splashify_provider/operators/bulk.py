@@ -44,8 +44,8 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
     :param splashify_conn_id: The Airflow connection. (templated)
     :param report_path: Where to write one JSON line for every assignment as it goes: ``position`` (from 1),
         ``user_phone_number``, ``agent_email``, ``outcome``, ``message``, ``time``, and a ``key`` by which a retry
-        knows it again. Anything ``ObjectStoragePath`` understands; give each run its own, as in
-        ``/reports/{{ run_id }}.jsonl``. (templated)
+        knows it again. Anything ``ObjectStoragePath`` understands; give each run (and each map index) its
+        own, as in ``/reports/{{ run_id }}.jsonl``. (templated)
     :param report_phone_numbers: ``"masked"`` to the last four digits, or ``"full"``.
     :param on_conversation_not_found: ``"fail"``, or ``"skip"`` where customers without an open conversation
         are normal.

@@ -155,6 +155,11 @@ class TestChecking:
         assert [line["outcome"] for line in read(tmp_path / "r.jsonl") if line["position"] == 2] == ["invalid"]
         assert "9876543210" not in (tmp_path / "r.jsonl").read_text() + log.text
 
+    def test_a_list_of_nothing_but_invalid_rows_is_no_fault(self, workspace, monkeypatch):
+        monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
+        workspace()
+        assert run(rows(1, agent=""), on_invalid="skip")["counts"] == {"invalid": 1}
+
     def test_thousands_of_bad_rows_make_a_short_error(self, workspace):
         workspace()
         with pytest.raises(AirflowFailException, match="and 4,980 more") as raised:
@@ -398,7 +403,7 @@ class TestReport:
             run(rows(*range(3)), {"ti": ti}, report_path=str(tmp_path / "r.jsonl"))
         assert len(read(tmp_path / "r.jsonl")) == 3
 
-    def test_a_store_that_takes_whole_files_only_has_it_at_the_end(self, workspace, old_airflow):
+    def test_a_store_that_takes_whole_files_only_has_it_at_the_end(self, workspace, old_airflow, monkeypatch):
         from airflow.providers.common.compat.sdk import ObjectStoragePath
         from fsspec.implementations.memory import MemoryFileSystem
 
@@ -412,6 +417,7 @@ class TestReport:
         with pytest.raises(ServerError):
             run(rows(*range(5)), old_airflow, report_path=path)
         assert ObjectStoragePath(path).read_text().count("\n") == 5
+        monkeypatch.setattr(record, "_SECONDS_BETWEEN_UPLOADS", 0.0)
         assert run(rows(*range(5)), old_airflow, report_path=path)["done_before"] == 4
         assert ObjectStoragePath(path).read_text().count("\n") == 6
 

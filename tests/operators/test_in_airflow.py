@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from splashify_provider.retry_policy import DEFAULT_RETRY_POLICY
 from tests.conftest import ADA, BEN, CLOSED, airflow_cli
 
 pytestmark = pytest.mark.slow
@@ -90,3 +91,39 @@ def test_classic_mapped_and_taskflow_uses_do_what_they_say(sandbox, tmp_path):
     assert "would assign …0110" in log
     assert "Dry run, nothing was sent: would send 3 assignments" in log
     assert re.search(r"  assigned +2\b(?s:.)*  conversation_not_found +1\b", log)
+
+
+RETRIED = """
+import datetime
+
+from airflow.providers.common.compat.sdk import DAG, task
+
+from splashify_provider.exceptions import AgentNotFoundError, RateLimitError
+from splashify_provider.retry_policy import SplashifyRetryPolicy
+
+with DAG("retried", schedule=None, start_date=datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)):
+    policy = {"retry_policy": SplashifyRetryPolicy(), "retries": 2, "retry_delay": datetime.timedelta(hours=1)}
+
+    @task(**policy)
+    def limited(**context):
+        if context["ti"].try_number == 1:
+            raise RateLimitError(429, "Wait for two seconds.", 2.0)
+
+    @task(**policy)
+    def hopeless(**context):
+        raise AgentNotFoundError(400, f"Agent not found in try {context['ti'].try_number}.")
+
+    limited() >> hopeless()
+"""
+
+
+@pytest.mark.skipif(DEFAULT_RETRY_POLICY is None, reason="Airflow has retry policies since 3.3")
+def test_airflow_waits_as_long_as_the_policy_says_and_logs_its_reason(tmp_path):
+    (tmp_path / "dags").mkdir()
+    (tmp_path / "dags" / "retried.py").write_text(RETRIED)
+    result = airflow_cli(tmp_path / "airflow", tmp_path / "dags")("dags", "test", "retried")  # not for an hour
+    log = result.stdout + result.stderr
+    assert result.returncode == 1
+    assert re.search(r"Retry policy decision.*Wait for two seconds", log)
+    assert re.search(r"Retry policy decision.*Agent not found in try 1", log)
+    assert "in try 2" not in log
