@@ -126,7 +126,9 @@ class TestLaziness:
         with pytest.raises(ZeroDivisionError):
             list(hook.assign_many(rows(*range(5))))
 
-    def test_what_the_idle_callback_raises_ends_the_batch(self, workspace):
+    def test_what_the_idle_callback_raises_ends_the_batch(self, workspace, monkeypatch):
+        monkeypatch.setattr(batch, "_SECONDS_BETWEEN_IDLE_CALLS", 0.05)
+
         class Told(BaseException):
             pass
 
@@ -230,7 +232,7 @@ class TestPacing:
         started = time.monotonic()
         assert counts(hook.assign_many(rows(*range(120)))) == {"assigned": 120}
         assert sandbox.workspace.answers == {200: 120}
-        assert 2 < time.monotonic() - started < 6
+        assert 2 < time.monotonic() - started < 20
 
     def test_others_on_the_key_cost_time_and_nothing_else(self, workspace, monkeypatch):
         monkeypatch.setattr(rate_limit, "WINDOW", 1.0)
