@@ -6,7 +6,7 @@ ALL_AIRFLOWS = 2.11 3.0 3.1 3.2 3.3
 VENV = .venvs/$(AIRFLOW)
 UV = .venvs/uv/bin/uv
 
-.PHONY: help demo airflow test test-slow test-all test-pythons lint bench-routing constraints clean
+.PHONY: help demo airflow test test-slow test-all test-pythons lint bench bench-routing constraints clean
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -40,13 +40,17 @@ lint: $(VENV)/ready ## Check style and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+bench: $(VENV)/ready ## Measure speed, pacing, memory and parse time beside what one would use instead
+	@VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --compile-bytecode -c constraints/airflow-$(AIRFLOW).txt --group bench
+	PYTHONDONTWRITEBYTECODE= $(VENV)/bin/python benchmarks/run.py $(PARTS)
+
 bench-routing: $(VENV)/ready ## Compare plans with round robin and hash modulo, and write benchmarks/ROUTING.md
 	$(VENV)/bin/python benchmarks/routing.py
 
 constraints: $(UV) ## Renew the pins in constraints/
 	set -e; for version in $(ALL_AIRFLOWS); do \
 	  $(UV) pip compile --quiet --universal --python-version 3.10 --upgrade --no-header --no-annotate \
-	    --no-emit-package airflow-provider-splashify --group dev --extra ical \
+	    --no-emit-package airflow-provider-splashify --group dev --group bench --extra ical \
 	    -o constraints/airflow-$$version.txt pyproject.toml constraints/airflow-$$version.in; done
 
 clean: ## Remove everything that was set up

@@ -45,7 +45,7 @@ def round_robin(holders: Holders, team: Sequence[str]) -> Holders:
 
 def modulo(holders: Holders, team: Sequence[str]) -> Holders:
     """Pick by the hash of the number, modulo the size of the team."""
-    return {phone: team[int(hashlib.md5(phone.encode()).hexdigest(), 16) % len(team)] for phone in holders}  # noqa: S324
+    return {phone: team[int(hashlib.md5(phone.encode()).hexdigest(), 16) % len(team)] for phone in holders}
 
 
 STRATEGIES: dict[str, Strategy] = {"planner": planner, "round robin": round_robin, "hash modulo": modulo}

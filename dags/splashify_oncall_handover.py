@@ -31,7 +31,12 @@ import pendulum
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseHook, Param, dag, task
 from airflow.providers.http.hooks.http import HttpHook
 
-from splashify_provider.operators.splashify import SplashifyAssignOperator, carried_out, skip_if_too_old
+from splashify_provider.operators.splashify import (
+    SplashifyAssignOperator,
+    carried_out,
+    due_at,
+    skip_if_too_old,
+)
 from splashify_provider.routing import RoutingError, plan_assignments, shifts_from_ical
 
 log = logging.getLogger("airflow.task")
@@ -90,7 +95,7 @@ def splashify_oncall_handover() -> None:
     @task
     def pull_roster(**context: Any) -> list[dict[str, Any]]:
         """Read who is on call at the moment this run was due."""
-        at = context.get("data_interval_end") or context["dag_run"].run_after
+        at = due_at(context)
         try:
             return calendar(at) if context["params"]["roster"] == "calendar" else oncalls(at)
         except RoutingError as error:
@@ -106,7 +111,7 @@ def splashify_oncall_handover() -> None:
     @task(show_return_value_in_logs=False)
     def plan(shifts: list[dict[str, Any]], conversations: list[dict[str, Any]], **context: Any) -> list[dict[str, str]]:
         """Plan for the moment this run was due, however late it runs, and show the plan."""
-        at = context.get("data_interval_end") or context["dag_run"].run_after
+        at = due_at(context)
         try:
             planned = plan_assignments(conversations, shifts, at=at)
         except RoutingError as error:  # the same rows would give the same error: no retries

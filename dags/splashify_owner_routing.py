@@ -29,7 +29,12 @@ from typing import Any
 import pendulum
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseHook, Param, dag, task
 
-from splashify_provider.operators.splashify import SplashifyAssignOperator, carried_out, skip_if_too_old
+from splashify_provider.operators.splashify import (
+    SplashifyAssignOperator,
+    carried_out,
+    due_at,
+    skip_if_too_old,
+)
 from splashify_provider.routing import RoutingError, RoutingPolicy, plan_assignments
 
 log = logging.getLogger("airflow.task")
@@ -82,7 +87,7 @@ def splashify_owner_routing() -> None:
     @task(show_return_value_in_logs=False)
     def plan(pulled: dict[str, Any], **context: Any) -> list[dict[str, str]]:
         """Plan for the moment this run was due, however late it runs, and show the plan."""
-        at = context.get("data_interval_end") or context["dag_run"].run_after
+        at = due_at(context)
         try:
             planned = plan_assignments(pulled["conversations"], pulled["shifts"], at=at, policy=POLICY)
         except RoutingError as error:  # the same rows would give the same error: no retries

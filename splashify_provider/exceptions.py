@@ -187,6 +187,8 @@ def error_from_response(
     :return: The error that the answer is, or None if it is a success: 200 and ``result`` true.
     """
     payload = json_object(body)
+    if status_code == HTTPStatus.OK and payload.get("result") is True:
+        return None
     # `message` in the public envelope, `error` in the one of Splashify's gateway and app routes.
     texts = [payload.get(key) for key in ("message", "error")]
     said = next((text for text in texts if isinstance(text, str) and text.strip()), "")
@@ -195,8 +197,6 @@ def error_from_response(
     phone = mask_phone_number(user_phone_number) if user_phone_number else "the conversation"
     done = "released" if agent_email == "" else "assigned"
 
-    if status_code == HTTPStatus.OK and payload.get("result") is True:
-        return None
     if status_code < HTTPStatus.MULTIPLE_CHOICES:
         return UnexpectedResponseError(
             status_code,

@@ -68,17 +68,18 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "requests_per_minute": {
                         "label": "Requests per minute",
-                        "description": "Not in use yet. The share of the key's rate limit this Airflow may use.",
-                        "schema": {"type": ["number", "null"], "minimum": 1, "maximum": 100000},
+                        "description": "What this Airflow may use of the key's limit of 100 a minute; 90 unless set.",
+                        "schema": {"type": ["integer", "null"], "minimum": 1, "maximum": 100000},
                     },
                     "burst": {
                         "label": "Burst",
-                        "description": "Not in use yet. How many requests may go out at once before pacing sets in.",
+                        "description": "How many of them may go out at once; the rest follows evenly. All unless set.",
                         "schema": {"type": ["integer", "null"], "minimum": 1, "maximum": 100000},
                     },
                     "rate_limit_storage": {
                         "label": "Rate limit storage",
-                        "description": "Not in use yet. Where pacing is counted: memory:// or redis://host:6379/0.",
+                        "description": "Where they are counted: memory:// (each worker for itself; the default), or "
+                        "redis://host:6379/0 for all workers together.",
                         "schema": {"type": ["string", "null"]},
                     },
                     "auth_scheme": {

@@ -124,6 +124,8 @@ def _text(raw: object) -> str:
 
 def _ascii(text: str) -> str:
     """Drop invisible formatting, and write digits, dashes, spaces and brackets of any script in ASCII."""
+    if text.isascii():
+        return text
     out = []
     for char in text:
         category = unicodedata.category(char)

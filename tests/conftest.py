@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
 
 import pytest  # noqa: E402
 
+from splashify_provider import rate_limit  # noqa: E402
+from splashify_provider.hooks import batch  # noqa: E402
 from splashify_provider.hooks.splashify import SplashifyHook  # noqa: E402
 from splashify_provider.sandbox.server import Sandbox  # noqa: E402
 from splashify_provider.sandbox.workspace import DEFAULT_KEY  # noqa: E402
@@ -50,16 +53,101 @@ def connect(monkeypatch):
     return define
 
 
+@pytest.fixture(autouse=True)
+def _fresh_budgets(monkeypatch):
+    """What one test has sent is not held against the next."""
+    monkeypatch.setattr(rate_limit, "_pacers", {})
+
+
 @pytest.fixture
-def sleeps():
-    """The seconds a hook has slept, without having slept them."""
-    return []
+def sleeps(monkeypatch):
+    """The seconds a hook has slept, without having slept them: pacing believes that they have passed."""
+    slept: list[float] = []
+    monkeypatch.setattr(rate_limit, "monotonic", lambda: time.monotonic() + sum(slept))
+    return slept
 
 
 @pytest.fixture
 def hook(sandbox, connect, sleeps):
     connect(sandbox.base_url)
     return SplashifyHook(sleep=sleeps.append)
+
+
+def number(index):
+    """Give the phone number of a conversation of :func:`team`."""
+    return f"1202555{index:04d}"
+
+
+def rows(*indexes, agent=ADA):
+    """Give rows of a batch."""
+    return [{"user_phone_number": "+" + number(index), "agent_email": agent} for index in indexes]
+
+
+def team(size=1000, **scenarios):
+    """Describe a workspace with so many open conversations."""
+    return {
+        "agents": [{"email": ADA}, {"email": BEN}, {"email": DAN, "active": False}],
+        "conversations": [{"user_phone_number": number(index)} for index in range(size)],
+        "scenarios": {number(int(name[1:])): scenario for name, scenario in scenarios.items()},
+    }
+
+
+@pytest.fixture
+def workspace(connect, monkeypatch):
+    """Start a sandbox with many conversations, and give a hook for it and everything that was posted."""
+    monkeypatch.setattr(batch, "retry_delay", lambda *_: 0.01)
+    started = []
+
+    def start(seed=None, *, per_minute=100_000, extra=None, **options):
+        sandbox = Sandbox(seed or team(), **{"rate_limit": 10**9, **options})
+        started.append(sandbox.__enter__())
+        posted = []
+        assign = sandbox.workspace.assign
+        sandbox.workspace.assign = lambda phone, agent: posted.append((phone, agent)) or assign(phone, agent)
+        connect(sandbox.base_url, extra={"requests_per_minute": per_minute, "timeout": 5, **(extra or {})})
+        return SplashifyHook(), sandbox, posted
+
+    yield start
+    for sandbox in started:
+        sandbox.__exit__(None, None, None)
+
+
+class RedisServer:
+    """Debian's redis-server on a port of its own."""
+
+    def __init__(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.start()
+
+    def start(self) -> None:
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        self._process = subprocess.Popen(
+            ["redis-server", *options], stdout=subprocess.DEVNULL, cwd=os.environ["AIRFLOW_HOME"]
+        )
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            try:
+                socket.create_connection(("127.0.0.1", self.port)).close()
+            except OSError:
+                time.sleep(0.02)
+            else:
+                return
+        raise TimeoutError("redis-server did not start")
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture
+def redis_server():
+    if shutil.which("redis-server") is None and not os.environ.get("CI"):
+        pytest.skip("redis-server is not installed (Debian: apt-get install redis-server)")
+    server = RedisServer()
+    yield server
+    server.stop()
 
 
 class Log:

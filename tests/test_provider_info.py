@@ -137,7 +137,7 @@ def test_parsing_a_dag_loads_no_http_and_no_phone_library():
     after = modules_after("import splashify_provider.operators.splashify")
     added = {name.split(".")[0] for name in after - before}
     assert "splashify_provider" in added
-    assert not added & {"requests", "urllib3", "phonenumbers", "aiohttp", "tenacity"}
+    assert not added & {"requests", "urllib3", "phonenumbers", "aiohttp", "tenacity", "pyrate_limiter", "redis"}
     if AIRFLOW_VERSION >= Version("3.2"):  # older ones load some of them by themselves
         assert not after & {"requests", "phonenumbers", "aiohttp"}
 
@@ -158,9 +158,36 @@ LAYERS = {
     "exceptions": {"redaction"},
     "get_provider_info": set(),
     "phone_numbers": {"exceptions", "redaction"},
-    "hooks.settings": {"exceptions", "get_provider_info", "redaction"},
-    "hooks.splashify": {"", "exceptions", "get_provider_info", "phone_numbers", "redaction", "hooks.settings"},
-    "operators.splashify": {"exceptions", "redaction", "hooks.splashify"},
+    "rate_limit": {"exceptions", "redaction"},
+    "hooks.settings": {"exceptions", "get_provider_info", "rate_limit", "redaction"},
+    "hooks.session": {"", "exceptions", "redaction", "hooks.settings"},
+    "hooks.batch": {"exceptions", "rate_limit"},
+    "hooks.splashify": {
+        "exceptions",
+        "get_provider_info",
+        "phone_numbers",
+        "rate_limit",
+        "redaction",
+        "hooks.batch",
+        "hooks.session",
+        "hooks.settings",
+    },
+    "retry_policy": {"exceptions"},
+    "bulk.rows": {"exceptions", "redaction"},
+    "bulk.plan": {"exceptions", "redaction", "hooks.batch", "hooks.splashify"},
+    "bulk.progress": {"exceptions", "redaction", "hooks.batch"},
+    "bulk.record": {"redaction", "hooks.batch"},
+    "operators.base": {"exceptions", "retry_policy", "hooks.splashify"},
+    "operators.bulk": {
+        "exceptions",
+        "hooks.batch",
+        "operators.base",
+        "bulk.plan",
+        "bulk.progress",
+        "bulk.record",
+        "bulk.rows",
+    },
+    "operators.splashify": {"exceptions", "redaction", "hooks.splashify", "operators.base", "operators.bulk"},
     "routing.rows": {"redaction"},
     "routing.shifts": {"routing.rows"},
     "routing.calendars": {"redaction", "routing.rows", "routing.shifts"},

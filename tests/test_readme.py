@@ -23,12 +23,12 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.mark.filterwarnings("ignore")  # of Airflow, on naive dates
-def test_its_dags_assign(sandbox, connect):
+def test_its_dags_assign(sandbox, connect, tmp_path):
     connect(sandbox.base_url)
-    spaces = [{}, {}]
+    spaces = [{}, {}, {}]
     for code, space in zip(SNIPPETS, spaces, strict=True):
         exec(code.replace("):\n", ") as dag:\n", 1), space)
-    one, many = (space["dag"] for space in spaces)
+    one, many, thousands = (space["dag"] for space in spaces)
 
     task = one.get_task("assign")
     task.render_template_fields({"params": dict(task.params)})
@@ -38,6 +38,13 @@ def test_its_dags_assign(sandbox, connect):
     (row,) = many.get_task("owners").python_callable()
     assert many.get_task("assign").partial_kwargs["on_conversation_not_found"] == "skip"
     assert spaces[1]["SplashifyAssignOperator"](task_id="assign", **row).execute({})["agent_email"] == BEN
+
+    task = thousands.get_task("assign")
+    task.render_template_fields({"ds": "2026-11-22"})
+    assert (task.assignments, task.report_path) == ("/data/2026-11-22/plan.csv", "/data/2026-11-22/report.jsonl")
+    (tmp_path / "plan.csv").write_text(f"user_phone_number,agent_email\n+12025550104,{BEN}\n")
+    task.assignments, task.report_path, task.max_run_age = str(tmp_path / "plan.csv"), str(tmp_path / "r.jsonl"), None
+    assert task.execute({})["counts"] == {"assigned": 1}
 
 
 def test_the_step_is_at_most_ten_lines():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import json
 import os
+import re
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import SplitResult, urlsplit
 
@@ -13,6 +16,7 @@ from phonenumbers import SUPPORTED_REGIONS
 
 from splashify_provider.exceptions import SplashifyConfigurationError
 from splashify_provider.get_provider_info import get_provider_info
+from splashify_provider.rate_limit import MEMORY, Budget
 from splashify_provider.redaction import quote
 
 if TYPE_CHECKING:
@@ -37,6 +41,7 @@ class Settings:
     :param default_region: Whose national phone numbers are understood, or None.
     :param timeouts: Seconds to wait for a connection, and for an answer.
     :param max_attempts: How often one request is tried.
+    :param budget: What may be sent in which time, and where that is counted.
     :param proxies: By scheme, as requests takes them. Not part of the repr: they may carry a password.
     :param verify: Whether to check the server's certificate, or against which CA bundle; None leaves it to the
         environment.
@@ -48,6 +53,7 @@ class Settings:
     default_region: str | None
     timeouts: tuple[float, float]
     max_attempts: int
+    budget: Budget
     proxies: Mapping[str, str] = field(repr=False)
     verify: bool | str | None
 
@@ -104,13 +110,15 @@ class _Reader:
 
     def read(self) -> Settings:
         timeout = self._number("timeout", default=30.0, minimum=0.1, maximum=600)
+        url, api_key = self._url(), self._api_key()
         return Settings(
-            url=self._url(),
-            api_key=self._api_key(),
+            url=url,
+            api_key=api_key,
             auth_scheme=self._auth_scheme(),
             default_region=self._default_region(),
             timeouts=(min(timeout, _CONNECT_TIMEOUT), timeout),
             max_attempts=int(self._number("max_attempts", default=3, minimum=1, maximum=10, whole=True)),
+            budget=self._budget(url, api_key),
             proxies=self._proxies(),
             verify=self._verify(),
         )
@@ -166,6 +174,31 @@ class _Reader:
         if scheme not in ("Basic", "Bearer"):
             self._refuse("auth_scheme must be Basic or Bearer")
         return scheme
+
+    def _budget(self, url: str, api_key: str) -> Budget:
+        per_minute = int(self._number("requests_per_minute", default=90, minimum=1, maximum=100_000, whole=True))
+        burst = int(self._number("burst", default=per_minute, minimum=1, maximum=100_000, whole=True))
+        name = hashlib.sha256(f"{url}\n{api_key}".encode()).hexdigest()[:32]
+        return Budget(name, per_minute, min(burst, per_minute), self._rate_limit_storage())
+
+    def _rate_limit_storage(self) -> str:
+        storage = self._value("rate_limit_storage")
+        if storage is None or storage == MEMORY:
+            return MEMORY
+        try:
+            parts = urlsplit(str(storage))
+            usable = parts.scheme in ("redis", "rediss") and parts.hostname and (parts.port or 1)
+        except ValueError:
+            usable = False
+        if not usable or not re.fullmatch("/?[0-9]*", parts.path):
+            # Not quoted: it may carry a password.
+            self._refuse("rate_limit_storage must be memory://, redis://host:6379/0 or rediss://host:6379/0")
+        if find_spec("redis") is None:
+            self._refuse(
+                "rate_limit_storage is Redis, but Python's redis package is not installed here: pip install "
+                "'airflow-provider-splashify[redis]'"
+            )
+        return str(storage)
 
     def _proxies(self) -> dict[str, str]:
         proxies = self._value("proxies") or {}

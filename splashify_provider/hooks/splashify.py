@@ -2,43 +2,51 @@
 
 from __future__ import annotations
 
+import hmac
+import json
 import re
 import time
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from importlib import import_module
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import requests
 from airflow.providers.common.compat.sdk import BaseHook
-from requests.auth import AuthBase
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import Retrying, retry_if_exception, stop_after_attempt
 from urllib3.exceptions import HTTPError
 
-from splashify_provider import __version__
 from splashify_provider.exceptions import (
     InvalidAgentEmailError,
+    InvalidPhoneNumberError,
+    RateLimitError,
     SplashifyAPIError,
     SplashifyConfigurationError,
     SplashifyConnectionError,
-    SplashifyError,
     error_from_response,
     json_object,
 )
 from splashify_provider.get_provider_info import get_provider_info
+from splashify_provider.hooks.batch import (
+    Assignment,
+    AssignmentOutcome,
+    Batch,
+    is_worth_another_try,
+    retry_delay,
+)
+from splashify_provider.hooks.session import MOST_CONNECTIONS, connection_error, make_session, mask_secret
 from splashify_provider.hooks.settings import Settings, settings_from_connection
 from splashify_provider.phone_numbers import normalize_phone_number
+from splashify_provider.rate_limit import LONGEST_WAIT, Pacer, pacer_for
 from splashify_provider.redaction import hide, mask_phone_number, quote
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Generator, Iterable
 
     from tenacity import RetryCallState
 
-# One whole window of the vendor's limit (100 requests a minute). Longer waits are Airflow's: they
-# would hold a worker slot for nothing.
-LONGEST_WAIT = 60.0
+__all__ = ["LONGEST_WAIT", "AssignmentResult", "SplashifyHook", "validate_agent_email"]
 
 # What browsers accept in <input type="email"> (HTML standard), with the dot that a public domain has.
 _EMAIL = re.compile(
@@ -90,6 +98,10 @@ class SplashifyHook(BaseHook):
         connection's unless given.
     :param timeout: Seconds of silence after which an answer is given up. The connection's, else 30, unless given.
     :param max_attempts: How often one request is tried. The connection's, else 3, unless given.
+    :param requests_per_minute: What may be sent in any 60 seconds. The connection's, else 90, unless given.
+    :param burst: How much of it may be sent at once. The connection's, else all, unless given.
+    :param rate_limit_storage: Where that is counted: ``memory://`` or ``redis://…``. The connection's, else memory,
+        unless given.
     :param sleep: Waits between attempts, given seconds; for tests.
     """
 
@@ -105,11 +117,21 @@ class SplashifyHook(BaseHook):
         default_region: str | None = None,
         timeout: float | None = None,
         max_attempts: int | None = None,
+        requests_per_minute: int | None = None,
+        burst: int | None = None,
+        rate_limit_storage: str | None = None,
         sleep: Callable[[float], None] | None = None,
     ) -> None:
         super().__init__()
         self.splashify_conn_id = splashify_conn_id
-        self._arguments = {"default_region": default_region, "timeout": timeout, "max_attempts": max_attempts}
+        self._arguments = {
+            "default_region": default_region,
+            "timeout": timeout,
+            "max_attempts": max_attempts,
+            "requests_per_minute": requests_per_minute,
+            "burst": burst,
+            "rate_limit_storage": rate_limit_storage,
+        }
         self._sleep = sleep or time.sleep
 
     @classmethod
@@ -149,6 +171,81 @@ class SplashifyHook(BaseHook):
         message = self._request(phone, "")
         self.log.info("Released %s.", mask_phone_number(phone))
         return AssignmentResult(phone, None, message)
+
+    def assign_many(
+        self,
+        assignments: Iterable[Mapping[str, Any] | Assignment | AssignmentOutcome],
+        *,
+        max_in_flight: int = 8,
+        max_consecutive_failures: int = 10,
+        on_idle: Callable[[], object] | None = None,
+    ) -> Generator[AssignmentOutcome, None, None]:
+        """Hand many conversations to their agents, as fast as the key allows.
+
+        Lazy: rows are read as they are needed, outcomes come as they are known (so not in the rows' order, except
+        for one phone number's). What can't be sent doesn't stop the others; a key that is refused does, at once.
+
+        :param assignments: Rows with ``user_phone_number`` and ``agent_email``, or what :meth:`check` made of them.
+        :param max_in_flight: How many requests may be waiting for their answer at once, 1 to 64.
+        :param max_consecutive_failures: After so many failures in a row the rest is not attempted: Splashify is
+            down, or the address is wrong.
+        :param on_idle: Called about once a second while waiting. What it raises ends the batch.
+        :return: One outcome for each row.
+        :raises SplashifyConfigurationError: If the connection or an argument is wrong.
+        """
+        for name, value, most in (
+            ("max_in_flight", max_in_flight, MOST_CONNECTIONS),
+            ("max_consecutive_failures", max_consecutive_failures, 1_000_000),
+        ):
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+                raise SplashifyConfigurationError(f"{name} must be a whole number from 1 to {most:,}, not {value!r}.")
+        self.get_conn()  # before other threads need it
+        batch = Batch(
+            self._exchange,
+            self._pacer,
+            max_attempts=self._settings.max_attempts,
+            max_in_flight=max_in_flight,
+            max_consecutive_failures=max_consecutive_failures,
+            on_idle=on_idle,
+        )
+        return batch.run(
+            row if isinstance(row, (Assignment, AssignmentOutcome)) else self.check(position, row)
+            for position, row in enumerate(assignments, 1)
+        )
+
+    def check(self, position: int, row: object) -> Assignment | AssignmentOutcome:
+        """Read one row of a batch.
+
+        :param position: Its place in the list, counted from 1.
+        :param row: A mapping with ``user_phone_number`` and ``agent_email``; what else it has is ignored.
+        :return: What can be sent, or the outcome ``invalid``.
+        :raises SplashifyConfigurationError: If the connection is wrong.
+        """
+        if not isinstance(row, Mapping):
+            text = (
+                f"It is {type(row).__name__}, not a mapping with user_phone_number and agent_email. Nothing was sent."
+            )
+            return AssignmentOutcome(position, "", "", "invalid", text, InvalidPhoneNumberError(text))
+        phone, email = row.get("user_phone_number"), row.get("agent_email")
+        try:
+            return Assignment(position, self.normalize_phone_number(phone), validate_agent_email(email))
+        except (InvalidPhoneNumberError, InvalidAgentEmailError) as error:
+            given = "" if phone is None else str(phone)
+            return AssignmentOutcome(position, given, quote(email or ""), "invalid", error.message, error)
+
+    @property
+    def requests_per_minute(self) -> int:
+        """What this hook may send in any 60 seconds."""
+        return self._settings.budget.requests_per_minute
+
+    def fingerprint(self, text: str) -> bytes:
+        """Hash a text with the API key: nobody who lacks it can find out the text by trying.
+
+        :param text: The text.
+        :return: 32 bytes.
+        :raises SplashifyConfigurationError: If the connection is wrong.
+        """
+        return hmac.digest(self._settings.api_key.encode(), text.encode(), "sha256")
 
     def normalize_phone_number(self, user_phone_number: object) -> str:
         """Turn a number into the API's form, reading national ones in the connection's default region.
@@ -196,58 +293,72 @@ class SplashifyHook(BaseHook):
     def _settings(self) -> Settings:
         connection = self.get_connection(self.splashify_conn_id)
         if key := (connection.password or "").strip():
-            _mask_secret(key)
-        return settings_from_connection(connection, self._arguments, self.log.warning)
+            mask_secret(key)
+        settings = settings_from_connection(connection, self._arguments, self.log.warning)
+        if password := urlsplit(settings.budget.storage).password:
+            mask_secret(password)
+        return settings
+
+    @cached_property
+    def _pacer(self) -> Pacer:
+        return pacer_for(self._settings.budget)
 
     @cached_property
     def _session(self) -> requests.Session:
-        settings = self._settings
-        session = _Session()
-        session.auth = _RawKey(settings.auth_scheme, settings.api_key)
-        session.headers["User-Agent"] = f"airflow-provider-splashify/{__version__}"
-        # What the environment says of proxies and CA bundles is read once, here. After that it is not
-        # trusted: no netrc file replaces the key, and no call pays for the look-up.
-        environment = session.merge_environment_settings(
-            settings.url, dict(settings.proxies), None, settings.verify, None
-        )
-        session.trust_env = False
-        session.proxies = settings.allowed_proxies(environment["proxies"])
-        session.verify = environment["verify"]
-        return session
+        return make_session(self._settings)
+
+    @cached_property
+    def _prepared(self) -> requests.PreparedRequest:
+        """What all requests have in common: preparing takes longer than sending."""
+        return self._session.prepare_request(requests.Request("POST", self._settings.url, json={}))
 
     def _request(self, phone: str, email: str) -> str:
         """POST one assignment, again while that is worthwhile. Return Splashify's message."""
-        payload = {"user_phone_number": phone, "agent_email": email}
         attempts = Retrying(
-            retry=retry_if_exception(_is_worth_another_try),
+            retry=retry_if_exception(is_worth_another_try),
             stop=stop_after_attempt(self._settings.max_attempts),
-            wait=_wait,
+            wait=lambda state: retry_delay(state.attempt_number, state.outcome.exception() if state.outcome else None),
             sleep=self._sleep,
             before_sleep=self._log_retry,
             reraise=True,
         )
-        return attempts(self._exchange, payload, phone, email)
+        return attempts(self._paced_exchange, phone, email)
 
-    def _exchange(self, payload: dict[str, str], phone: str, email: str) -> str:
+    def _paced_exchange(self, phone: str, email: str) -> str:
+        self._pacer.acquire(self._sleep)
+        try:
+            return self._exchange(phone, email)
+        except RateLimitError as error:
+            if error.retry_after:
+                self._pacer.pause(error.retry_after)
+            raise
+
+    def _exchange(self, phone: str, email: str) -> str:
         """POST once. Return Splashify's message, or raise the error that the answer (or its lack) is."""
-        status_code, headers, body = self._post(payload)
+        status_code, headers, body = self._post({"user_phone_number": phone, "agent_email": email})
         error = self._error(status_code, headers, body, phone, email)
         if error is not None:
             raise error
-        return quote(hide(str(json_object(body).get("message") or ""), self._settings.api_key))
+        return _fit_for_logs(str(json_object(body).get("message") or ""), self._settings.api_key)
 
     def _post(self, payload: dict[str, str]) -> tuple[int, Mapping[str, str], str]:
         """POST once. Return status, headers and body of the answer, or raise what kept it from arriving."""
-        settings = self._settings
+        request = self._prepared.copy()
+        request.prepare_body(json.dumps(payload).encode(), None)
         # Raised `from None`: the frames behind these errors hold the Authorization header, and Airflow 3.0's
         # console and Sentry show the variables of every frame.
         try:
-            response = self._session.post(settings.url, json=payload, timeout=settings.timeouts, allow_redirects=False)
-        except requests.RequestException as error:
-            raise self._connection_error(error) from None
-        except (OSError, ValueError, HTTPError) as error:  # a CA bundle, a host or a proxy that can't be used
-            raise self._unusable(error) from None
-        return response.status_code, response.headers, response.content.decode("utf-8-sig", "replace")
+            # By its adapter: Session.send would do no more here than follow redirects and keep cookies.
+            response = self._session.get_adapter(self._settings.url).send(
+                request,
+                timeout=self._settings.timeouts,
+                verify=self._session.verify,  # type: ignore[arg-type]  # never None: it was merged with True
+                proxies=self._session.proxies,
+            )
+            content = response.content
+        except (requests.RequestException, OSError, ValueError, HTTPError) as error:
+            raise connection_error(error, self._settings, self.splashify_conn_id) from None
+        return response.status_code, response.headers, content.decode("utf-8-sig", "replace")
 
     def _error(
         self,
@@ -267,43 +378,6 @@ class SplashifyHook(BaseHook):
             agent_email=email,
         )
 
-    def _unusable(self, error: Exception) -> SplashifyConfigurationError:
-        return SplashifyConfigurationError(
-            f"Connection {self.splashify_conn_id!r} can't be used: {quote(hide(str(error), self._settings.api_key))}. "
-            "Check its Base URL, verify and proxies."
-        )
-
-    def _connection_error(self, error: requests.RequestException) -> SplashifyError:
-        """Name what went wrong below HTTP in words."""
-        settings, text = self._settings, str(error)
-        if isinstance(error, requests.exceptions.ProxyError):
-            what = "the proxy can't be reached or refuses. Check the proxies of the connection or the environment"
-        elif isinstance(error, requests.exceptions.SSLError):
-            untrusted = re.search(r"certificate verify failed: ([^(\[]+)", text)
-            what = (
-                f"its certificate is not trusted ({untrusted[1].strip()}). Check Base URL and verify"
-                if untrusted
-                else "TLS failed. Check that host and port of the Base URL speak https"
-            )
-        elif isinstance(error, requests.exceptions.ConnectTimeout):
-            what = f"no connection within {settings.timeouts[0]:g} s. Check that this worker may reach it"
-        elif isinstance(error, requests.exceptions.ReadTimeout):
-            what = f"no answer within {settings.timeouts[1]:g} s"
-        elif "NameResolutionError" in text:
-            what = "the name does not resolve. Check the Base URL, and this worker's DNS"
-        elif "refused" in text:
-            what = "the connection is refused. Check host and port of the Base URL"
-        elif isinstance(error, (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError)):
-            what = "the connection broke before the whole answer had arrived"
-        elif isinstance(error, (requests.exceptions.ContentDecodingError, requests.exceptions.InvalidHeader)):
-            what = "the answer is damaged"  # our own headers are checked before
-        else:
-            return self._unusable(error)
-        return SplashifyConnectionError(
-            f"No answer from {settings.host}: {what}. It is safe to try again: assigning to the same agent twice "
-            "changes nothing."
-        )
-
     def _log_retry(self, state: RetryCallState) -> None:
         assert state.outcome is not None  # noqa: S101 - tenacity calls this after an attempt
         self.log.warning(
@@ -315,44 +389,6 @@ class SplashifyHook(BaseHook):
         )
 
 
-class _Session(requests.Session):
-    """A session that doesn't even look at redirects, where ordinary ones parse any Location a server sends."""
-
-    def resolve_redirects(self, *_: Any, **__: Any) -> Any:
-        return iter(())
-
-
-class _RawKey(AuthBase):
-    """Authorization as Splashify wants it: the scheme and the raw key, not base64.
-
-    An auth object, because requests lets a netrc file replace a plain header.
-    """
-
-    def __init__(self, scheme: str, api_key: str) -> None:
-        self._value = f"{scheme} {api_key}"
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = self._value
-        return request
-
-
-_backoff = wait_exponential_jitter(max=8, jitter=1)
-
-
-def _is_worth_another_try(error: BaseException) -> bool:
-    """Decide whether to repeat: waiting may heal it, and not for longer than a worker should be held."""
-    return isinstance(error, SplashifyError) and error.retryable and (error.retry_after or 0) <= LONGEST_WAIT
-
-
-def _wait(state: RetryCallState) -> float:
-    """Wait a random, growing time; on top of what the server asked for, so that many don't come back at once."""
-    error = state.outcome.exception() if state.outcome else None
-    return (getattr(error, "retry_after", None) or 0) + _backoff(state)
-
-
-def _mask_secret(secret: str) -> None:
-    """Have Airflow replace the secret in task logs, by whichever door this version has."""
-    for module in ("airflow.sdk.log", "airflow.utils.log.secrets_masker"):  # Airflow 3, Airflow 2
-        with suppress(ImportError, AttributeError):
-            import_module(module).mask_secret(secret)
-            return
+@lru_cache(maxsize=16)  # they are nearly always the same
+def _fit_for_logs(message: str, api_key: str) -> str:
+    return quote(hide(message, api_key))

@@ -198,6 +198,64 @@ def test_a_bad_extra_is_named_with_what_it_should_be(extra, why):
     assert why in refused(extra=extra)
 
 
+class TestBudget:
+    @pytest.mark.parametrize(
+        ("extra", "arguments", "expected"),
+        [
+            ({}, {}, (90, 90, "memory://")),
+            (dict.fromkeys(("requests_per_minute", "burst", "rate_limit_storage"), " "), {}, (90, 90, "memory://")),
+            ({"requests_per_minute": 30}, {}, (30, 30, "memory://")),
+            ({"requests_per_minute": "30", "burst": "5"}, {}, (30, 5, "memory://")),
+            ({"requests_per_minute": 30}, {"requests_per_minute": 60, "burst": 1}, (60, 1, "memory://")),
+            ({"requests_per_minute": 30, "burst": 100}, {}, (30, 30, "memory://")),
+            ({"rate_limit_storage": "memory://"}, {}, (90, 90, "memory://")),
+            ({"rate_limit_storage": " redis://redis:6379/0 "}, {}, (90, 90, "redis://redis:6379/0")),
+            ({"rate_limit_storage": "rediss://:pa55@redis"}, {}, (90, 90, "rediss://:pa55@redis")),
+            ({"rate_limit_storage": "redis://a"}, {"rate_limit_storage": "memory://"}, (90, 90, "memory://")),
+        ],
+    )
+    def test_argument_beats_extra_beats_default_and_blank_is_unset(self, extra, arguments, expected):
+        budget = read(arguments, extra=extra).budget
+        assert (budget.requests_per_minute, budget.burst, budget.storage) == expected
+
+    @pytest.mark.parametrize(
+        ("extra", "why"),
+        [
+            ({"requests_per_minute": 0}, "requests_per_minute must be a whole number from 1 to 100000"),
+            ({"requests_per_minute": 1.5}, "requests_per_minute"),
+            ({"requests_per_minute": "many"}, "requests_per_minute"),
+            ({"burst": 0}, "burst must be a whole number"),
+            ({"burst": True}, "burst"),
+            ({"rate_limit_storage": "memcached://cache:11211"}, "rate_limit_storage must be memory://, redis://"),
+            ({"rate_limit_storage": "redis://"}, "rate_limit_storage"),
+            ({"rate_limit_storage": "redis://redis:port"}, "rate_limit_storage"),
+            ({"rate_limit_storage": "redis://:pa55word@redis/zero"}, "rate_limit_storage"),
+            ({"rate_limit_storage": "redis:6379"}, "rate_limit_storage"),
+            ({"rate_limit_storage": 6379}, "rate_limit_storage"),
+        ],
+    )
+    def test_a_bad_value_is_named_with_what_it_should_be(self, extra, why):
+        text = refused(extra=extra)
+        assert why in text
+        assert "pa55word" not in text
+
+    def test_redis_without_its_package_says_what_to_install(self, monkeypatch):
+        monkeypatch.setattr("splashify_provider.hooks.settings.find_spec", lambda _: None)
+        assert "airflow-provider-splashify[redis]" in refused(extra={"rate_limit_storage": "redis://redis"})
+
+    def test_one_key_at_one_address_is_one_budget_which_names_neither(self):
+        names = {
+            read(password=password, host=host).budget.name
+            for password in ("sk_live_x", "sk_live_y", " sk_live_x\n")
+            for host in ("https://example.com/api", "https://example.com/api/", "https://example.org/api")
+        }
+        assert len(names) == 4
+        assert not [name for name in names if "sk_live" in name or "example" in name]
+
+    def test_a_password_of_the_storage_is_not_shown(self):
+        assert "pa55word" not in repr(read(extra={"rate_limit_storage": "redis://:pa55word@redis"}))
+
+
 @pytest.mark.parametrize("conn_type", ["aws", "http", "postgres"])
 def test_another_systems_connection_is_refused(conn_type):
     assert "another system's" in refused(conn_type=conn_type)

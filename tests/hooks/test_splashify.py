@@ -476,7 +476,7 @@ class TestConnection:
 
     def test_the_key_is_masked_in_airflows_logs(self, hook, monkeypatch):
         masked = []
-        monkeypatch.setattr("splashify_provider.hooks.splashify._mask_secret", masked.append)
+        monkeypatch.setattr("splashify_provider.hooks.splashify.mask_secret", masked.append)
         hook.assign(PHONE, ADA)
         assert masked == [KEY]
 

@@ -1,0 +1,98 @@
+"""Everything about a batch that can be known before anything is sent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from splashify_provider.exceptions import SplashifyConfigurationError
+from splashify_provider.hooks.batch import Assignment, AssignmentOutcome
+from splashify_provider.redaction import mask_phone_number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from splashify_provider.hooks.splashify import SplashifyHook
+
+_MOST_PROBLEMS_KEPT = 1000
+
+
+class Plan:
+    """A first reading of all rows, which keeps a number and a position of each and nothing else.
+
+    :param rows: Starts to read the rows.
+    :param hook: Checks them.
+    :param is_done: Tells what an earlier try has done.
+    """
+
+    def __init__(
+        self, rows: Callable[[], Iterator[Any]], hook: SplashifyHook, is_done: Callable[[Assignment], bool]
+    ) -> None:
+        self._rows, self._hook = rows, hook
+        self._first: dict[int, tuple[int, int]] = {}  # by number: the position that counts, and its agent
+        self._agents: dict[str, int] = {}
+        self.total = self.duplicates = self.done = self.invalid = self.conflicts = 0
+        self.problems: list[str] = []
+        """Bad rows by position and reason, numbers masked; at most the first 1,000."""
+        for position, row in enumerate(rows(), 1):
+            self.total = position
+            item = hook.check(position, row)
+            if isinstance(item, AssignmentOutcome):
+                self.invalid += 1
+                self._note(f"Row {position} ({mask_phone_number(item.user_phone_number)}): {item.message}")
+            else:
+                self._add(item, is_done)
+
+    @property
+    def to_send(self) -> int:
+        """How many assignments are to be sent."""
+        return len(self._first) - self.done
+
+    @property
+    def is_all_done(self) -> bool:
+        """Whether an earlier try has left nothing to do."""
+        return self.done > 0 and self.to_send == 0
+
+    def items(self, is_done: Callable[[Assignment], bool]) -> Iterator[Assignment | AssignmentOutcome]:
+        """Read the rows once more.
+
+        :param is_done: Tells what an earlier try has done.
+        :return: What is to be sent, each number once, and the outcomes of invalid rows.
+        :raises SplashifyConfigurationError: If the rows are not those of the first reading.
+        """
+        position = 0
+        for position, row in enumerate(self._rows(), 1):
+            item = self._hook.check(position, row)
+            if isinstance(item, Assignment):
+                first, agent = self._first.get(int(item.user_phone_number), (0, -1))
+                if not 0 < first <= position or agent != self._agents.get(item.agent_email.casefold()):
+                    self._refuse_change(position)
+                if first < position or is_done(item):
+                    continue
+            yield item
+        if position != self.total:
+            self._refuse_change(position + 1)
+
+    def _add(self, item: Assignment, is_done: Callable[[Assignment], bool]) -> None:
+        agent = self._agents.setdefault(item.agent_email.casefold(), len(self._agents))
+        first, first_agent = self._first.setdefault(int(item.user_phone_number), (item.position, agent))
+        if first == item.position:
+            self.done += is_done(item)
+        elif first_agent == agent:
+            self.duplicates += 1
+        else:
+            self.conflicts += 1
+            other = list(self._agents)[first_agent]
+            self._note(
+                f"Row {item.position} ({mask_phone_number(item.user_phone_number)}): for {item.agent_email}, but row "
+                f"{first} gives the same number to {other}."
+            )
+
+    def _refuse_change(self, position: int) -> NoReturn:
+        raise SplashifyConfigurationError(
+            f"The assignments have changed since they were checked (row {position}): let nobody write to the file "
+            "while this task runs, then clear it."
+        )
+
+    def _note(self, problem: str) -> None:
+        if len(self.problems) < _MOST_PROBLEMS_KEPT:
+            self.problems.append(problem)

@@ -1,0 +1,309 @@
+"""Many assignments over one session: paced, a few in flight at once, an outcome for each, in bounded memory."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+import threading
+import time
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Literal
+
+from splashify_provider.exceptions import (
+    AgentInactiveError,
+    AgentNotFoundError,
+    AuthenticationError,
+    ConversationNotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    SplashifyConfigurationError,
+    SplashifyError,
+)
+from splashify_provider.rate_limit import LONGEST_WAIT, Pacer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+
+Outcome = Literal[
+    "assigned",
+    "conversation_not_found",
+    "agent_not_found",
+    "agent_inactive",
+    "rejected",
+    "invalid",
+    "failed",
+    "not_attempted",
+]
+_OUTCOMES: dict[type[SplashifyError], Outcome] = {
+    ConversationNotFoundError: "conversation_not_found",
+    AgentNotFoundError: "agent_not_found",
+    AgentInactiveError: "agent_inactive",
+}
+
+# "Come again later" is not a failure, and with others on the key it may be said a few times; not for ever.
+_MOST_429S = 20
+_SECONDS_BETWEEN_IDLE_CALLS = 1.0
+_SECONDS_TO_WAIT_FOR_THREADS = 2.0
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A row that has been checked and may be sent.
+
+    :param position: Its place in the list, counted from 1.
+    :param user_phone_number: The customer's number in the API's form. Not part of the repr.
+    :param agent_email: Who shall have the conversation.
+    """
+
+    position: int
+    user_phone_number: str = field(repr=False)
+    agent_email: str
+
+
+@dataclass(frozen=True)
+class AssignmentOutcome:
+    """What became of one assignment.
+
+    :param position: Its place in the list, counted from 1.
+    :param user_phone_number: The number as it was sent, else as it was given. Not part of the repr.
+    :param agent_email: Who was to have the conversation; as it was given, where it is not an address.
+    :param outcome: ``assigned``, ``conversation_not_found``, ``agent_not_found``, ``agent_inactive``, ``rejected``
+        (any other answer that repeating won't change), ``invalid`` (nothing was sent), ``failed`` (waiting may heal
+        it, but not within the attempts) or ``not_attempted`` (the batch was stopped before).
+    :param message: Splashify's words if it was assigned, else what happened and what to do about it.
+    :param error: The error behind any other outcome.
+    """
+
+    position: int
+    user_phone_number: str = field(repr=False)
+    agent_email: str
+    outcome: Outcome
+    message: str
+    error: SplashifyError | None = field(default=None, repr=False)
+
+
+def retry_delay(attempt: int, error: BaseException | None) -> float:
+    """Give the seconds to wait: a random, growing time, on top of what the server asked for.
+
+    :param attempt: How many there have been.
+    :param error: What the last one ended with.
+    :return: Seconds. Random, so that many don't come back at once.
+    """
+    asked = getattr(error, "retry_after", None) or 0.0
+    return float(asked) + min(8.0, 2.0 ** (attempt - 1)) + random.uniform(0, 1)  # noqa: S311
+
+
+def is_worth_another_try(error: BaseException) -> bool:
+    """Decide whether to repeat: waiting may heal it, and not for longer than a worker should be held.
+
+    :param error: What the last attempt ended with.
+    :return: The decision.
+    """
+    return isinstance(error, SplashifyError) and error.retryable and (error.retry_after or 0) <= LONGEST_WAIT
+
+
+@dataclass
+class _Job:
+    item: Assignment
+    attempts: int = 0
+    refusals: int = 0  # 429s
+    error: SplashifyError | None = None
+
+
+class Batch:
+    """One run over many assignments. The thread that iterates decides everything; the others only wait for answers.
+
+    :param post: Sends one assignment, given number and agent; returns Splashify's message or raises.
+    :param pacer: Says when a request may be sent.
+    :param max_attempts: How often one assignment is tried.
+    :param max_in_flight: How many requests may be waiting for their answer at once.
+    :param max_consecutive_failures: After so many failures in a row the batch stops.
+    :param on_idle: Called about once a second while there is nothing to hand out. What it raises ends the batch.
+    """
+
+    def __init__(
+        self,
+        post: Callable[[str, str], str],
+        pacer: Pacer,
+        *,
+        max_attempts: int,
+        max_in_flight: int,
+        max_consecutive_failures: int,
+        on_idle: Callable[[], object] | None,
+    ) -> None:
+        self._post, self._pacer, self._on_idle = post, pacer, on_idle or (lambda: None)
+        self._max_attempts, self._max_in_flight = max_attempts, max_in_flight
+        self._max_consecutive_failures = max_consecutive_failures
+        self._next: _Job | None = None  # read, but not sent yet
+        self._is_exhausted = False
+        self._later: list[tuple[float, int, _Job]] = []  # to be tried again: when, a tie-breaker, what
+        self._ties = itertools.count()
+        self._busy: set[str] = set()  # numbers in flight or to be tried again: what comes next for them waits
+        self._not_before = 0.0
+        self._failures = 0
+        self._stopped_by: AssignmentOutcome | None = None
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._answers: SimpleQueue[tuple[_Job, str | BaseException]] = SimpleQueue()
+        self._in_flight = 0
+        self._threads: list[threading.Thread] = []
+
+    def run(self, items: Iterator[Assignment | AssignmentOutcome]) -> Generator[AssignmentOutcome, None, None]:
+        """Send what is to be sent.
+
+        :param items: Checked assignments, and the outcomes of those that failed the check; read as they are needed.
+        :return: The outcome of each, in the order in which they are known.
+        """
+        try:
+            while not self._is_finished():
+                now = time.monotonic()
+                job = None if self._stopped_by else self._job_to_send(now)
+                if job is None and self._has_room_for_more():
+                    item = next(items, None)
+                    if isinstance(item, AssignmentOutcome):
+                        yield item
+                    else:
+                        self._next, self._is_exhausted = (_Job(item) if item else None), item is None
+                    continue
+                if job is None or not self._send(job, now):
+                    outcome = self._wait_for_an_answer(now)
+                    if outcome:
+                        yield outcome
+            yield from self._leave_out(items)
+        finally:
+            self._end_threads()
+
+    def _is_finished(self) -> bool:
+        nothing_left = self._is_exhausted and self._next is None and not self._later
+        return not self._in_flight and (self._stopped_by is not None or nothing_left)
+
+    def _has_room(self) -> bool:
+        return self._in_flight + len(self._later) < self._max_in_flight
+
+    def _has_room_for_more(self) -> bool:
+        return self._next is None and not self._is_exhausted and not self._stopped_by and self._has_room()
+
+    def _job_to_send(self, now: float) -> _Job | None:
+        if self._later and self._later[0][0] <= now:
+            return self._later[0][2]
+        if self._next and self._has_room() and self._next.item.user_phone_number not in self._busy:
+            return self._next
+        return None
+
+    def _send(self, job: _Job, now: float) -> bool:
+        """Send it if the pacer lets it through."""
+        if now < self._not_before:
+            return False
+        try:
+            wait = self._pacer.try_acquire()
+        except RateLimitError as error:
+            self._stopped_by = _outcome(job.item, "not_attempted", error)
+            return False
+        if wait:
+            self._not_before = now + wait
+            return False
+        if job is self._next:
+            self._next = None
+        else:
+            heapq.heappop(self._later)
+        self._busy.add(job.item.user_phone_number)
+        self._in_flight += 1
+        if self._max_in_flight == 1:  # no other thread: it would only cost time
+            try:
+                self._answers.put((job, self._post(job.item.user_phone_number, job.item.agent_email)))
+            except SplashifyError as error:
+                self._answers.put((job, error))
+            return False  # look at the answer first
+        if self._in_flight > len(self._threads):
+            self._threads.append(threading.Thread(target=self._work, name="splashify-batch", daemon=True))
+            self._threads[-1].start()
+        self._jobs.put(job)
+        return True
+
+    def _work(self) -> None:
+        while job := self._jobs.get():
+            try:
+                self._answers.put((job, self._post(job.item.user_phone_number, job.item.agent_email)))
+            except BaseException as error:  # the thread that iterates raises it
+                self._answers.put((job, error))
+
+    def _wait_for_an_answer(self, now: float) -> AssignmentOutcome | None:
+        events = [now + _SECONDS_BETWEEN_IDLE_CALLS]
+        if not self._stopped_by:
+            events += [self._not_before] if self._not_before > now else []
+            events += [self._later[0][0]] if self._later and self._later[0][0] > now else []
+        try:
+            job, answer = self._answers.get(timeout=max(0.0, min(events) - now))
+        except Empty:
+            self._on_idle()
+            return None
+        return self._settle(job, answer)
+
+    def _settle(self, job: _Job, answer: str | BaseException) -> AssignmentOutcome | None:
+        """Decide what an answer means for its assignment and for the batch. None: it is to be tried again."""
+        self._in_flight -= 1
+        self._busy.discard(job.item.user_phone_number)
+        if isinstance(answer, str):
+            self._failures = 0
+            return AssignmentOutcome(
+                job.item.position, job.item.user_phone_number, job.item.agent_email, "assigned", answer
+            )
+        if not isinstance(answer, SplashifyError) or isinstance(answer, SplashifyConfigurationError):
+            raise answer
+        job.error = answer.with_traceback(None)
+        if isinstance(answer, RateLimitError):
+            job.refusals += 1
+            delay = 0.0  # the pacer holds everybody back
+            self._pacer.pause(answer.retry_after or retry_delay(job.refusals, None))
+            may_try_again = job.refusals < _MOST_429S
+        else:
+            job.attempts += 1
+            delay = retry_delay(job.attempts, answer)
+            may_try_again = job.attempts < self._max_attempts
+        if may_try_again and is_worth_another_try(answer) and not self._stopped_by:
+            self._busy.add(job.item.user_phone_number)
+            heapq.heappush(self._later, (time.monotonic() + delay, next(self._ties), job))
+            return None
+        return self._failure(job.item, answer)
+
+    def _failure(self, item: Assignment, error: SplashifyError) -> AssignmentOutcome:
+        outcome = _outcome(item, _OUTCOMES.get(type(error), "failed" if error.retryable else "rejected"), error)
+        self._failures = 0 if type(error) in _OUTCOMES else self._failures + 1
+        is_hopeless = isinstance(error, (AuthenticationError, PermissionDeniedError)) or (
+            isinstance(error, RateLimitError) and (error.retry_after or 0) > LONGEST_WAIT
+        )
+        if is_hopeless or self._failures >= self._max_consecutive_failures:
+            self._stopped_by = self._stopped_by or outcome
+        return outcome
+
+    def _leave_out(self, items: Iterator[Assignment | AssignmentOutcome]) -> Iterator[AssignmentOutcome]:
+        """Give the outcomes of what remains after a stop; nothing remains otherwise."""
+        for _, _, job in sorted(self._later):
+            assert job.error is not None  # noqa: S101 - it is there because of that
+            yield _outcome(job.item, "failed", job.error)
+        rest = itertools.chain([self._next.item] if self._next else [], items)
+        for item in rest:
+            if isinstance(item, AssignmentOutcome):
+                yield item
+            elif self._stopped_by and self._stopped_by.error:
+                stop = self._stopped_by
+                yield AssignmentOutcome(
+                    item.position,
+                    item.user_phone_number,
+                    item.agent_email,
+                    "not_attempted",
+                    f"Not attempted: the batch was stopped at position {stop.position} ({type(stop.error).__name__}).",
+                    stop.error,
+                )
+
+    def _end_threads(self) -> None:
+        for _ in self._threads:
+            self._jobs.put(None)
+        deadline = time.monotonic() + _SECONDS_TO_WAIT_FOR_THREADS  # they end by themselves after their answer
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def _outcome(item: Assignment, outcome: Outcome, error: SplashifyError) -> AssignmentOutcome:
+    return AssignmentOutcome(item.position, item.user_phone_number, item.agent_email, outcome, error.message, error)

@@ -1,0 +1,244 @@
+"""The operator for thousands of conversations in one task."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Literal
+
+from airflow.providers.common.compat.sdk import AirflowException
+
+from splashify_provider.exceptions import SplashifyConfigurationError, SplashifyError
+from splashify_provider.operators.base import SplashifyOperator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from splashify_provider.bulk.plan import Plan
+    from splashify_provider.bulk.progress import Progress
+    from splashify_provider.bulk.record import Checkpoint, Report
+    from splashify_provider.hooks.batch import Assignment
+
+_MOST_PROBLEMS_IN_ERROR = 20
+
+
+class SplashifyBulkAssignOperator(SplashifyOperator):
+    """Hand many customers' open conversations to their agents, in one task, as fast as the key allows.
+
+    Everything is checked before anything is sent. Then each assignment has an outcome of its own: ``assigned``,
+    ``conversation_not_found``, ``agent_not_found``, ``agent_inactive``, ``rejected``, ``invalid``, ``failed``
+    (waiting may heal it) or ``not_attempted`` (the batch was stopped: the key is refused, or Splashify is down).
+
+    A retry, or clearing the task after it failed, sends only what is not done yet (Airflow 3.3 and later; before,
+    if there is a ``report_path``). Clearing a task that succeeded sends everything again. Repeating is harmless in
+    any case: assigning to the same agent twice changes nothing.
+
+    XCom gets ``total``, ``counts`` by outcome, ``done_before`` (by an earlier try), ``duplicates``, and the first 100
+    ``failures`` with masked numbers, also when the task fails.
+
+    :param assignments: A list of mappings with ``user_phone_number`` and ``agent_email`` (what else they have is
+        ignored), another task's result, the same as JSON text, or the path of a file that is read as it is needed: JSON
+        Lines, or CSV with a header, on anything ``ObjectStoragePath`` understands. A number that comes twice with one
+        agent is sent once; with two agents, the task fails before anything is sent. (templated)
+    :param splashify_conn_id: The Airflow connection. (templated)
+    :param report_path: Where to write one JSON line for every assignment as it goes: ``position`` (from 1),
+        ``user_phone_number``, ``agent_email``, ``outcome``, ``message``, ``time``, and a ``key`` by which a retry
+        knows it again. Anything ``ObjectStoragePath`` understands; give each run (and each map index) its
+        own, as in ``/reports/{{ run_id }}.jsonl``. (templated)
+    :param report_phone_numbers: ``"masked"`` to the last four digits, or ``"full"``.
+    :param on_conversation_not_found: ``"fail"``, or ``"skip"`` where customers without an open conversation
+        are normal.
+    :param on_invalid: ``"fail"`` before anything is sent if any row is invalid, or ``"skip"`` to go on without those.
+    :param fail_on_partial_error: Whether the task fails if some assignments could not be made. If False, it fails
+        only if none could, or if the batch was stopped.
+    :param max_in_flight: How many requests may be waiting for their answer at once, 1 to 64.
+    :param max_consecutive_failures: After so many failures in a row the rest is not attempted.
+    :param max_run_age: Skip if the run was due longer ago than this; see :class:`SplashifyAssignOperator`.
+    :param dry_run: Check everything and log it, send nothing.
+    :param retry_policy: Airflow 3.3 and later; waits as long as Splashify asks, unless given.
+    """
+
+    template_fields: Sequence[str] = ("assignments", "splashify_conn_id", "report_path")
+
+    def __init__(
+        self,
+        *,
+        assignments: Iterable[Mapping[str, Any]] | str,
+        report_path: str | None = None,
+        report_phone_numbers: Literal["masked", "full"] = "masked",
+        on_invalid: Literal["fail", "skip"] = "fail",
+        fail_on_partial_error: bool = True,
+        max_in_flight: int = 8,
+        max_consecutive_failures: int = 10,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.assignments = assignments
+        self.report_path = report_path
+        self.report_phone_numbers = report_phone_numbers
+        self.on_invalid = on_invalid
+        self.fail_on_partial_error = fail_on_partial_error
+        self.max_in_flight = max_in_flight
+        self.max_consecutive_failures = max_consecutive_failures
+
+    def on_kill(self) -> None:
+        """Stop with checkpoint and report written. Airflow 3 calls this on SIGTERM, and then waits."""
+        self._is_killed = True
+
+    _is_killed = False
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        self._check_choice("on_invalid", "fail", "skip")
+        self._check_choice("report_phone_numbers", "masked", "full")
+        if not isinstance(self.fail_on_partial_error, bool):
+            raise SplashifyConfigurationError(
+                f"fail_on_partial_error must be True or False, not {self.fail_on_partial_error!r}."
+            )
+
+    def _run(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        # Imported here so that parsing a DAG loads no HTTP library.
+        from splashify_provider.bulk.plan import Plan
+        from splashify_provider.bulk.progress import Progress
+        from splashify_provider.bulk.record import Checkpoint
+        from splashify_provider.bulk.rows import rows_of
+
+        rows = rows_of(self.assignments)
+        if self.is_dry_run:
+            return self._rehearse(Plan(rows, self.hook, lambda _: False))
+        identity = _identity(context)
+        store = context.get("task_state_store")
+        checkpoint = Checkpoint(store, hashlib.sha256(identity.encode()).digest()) if store is not None else None
+        report, done_by_report = self._report(identity, is_needed=checkpoint is None)
+        is_done = checkpoint.is_done if checkpoint else done_by_report
+        plan = Plan(rows, self.hook, is_done)
+        self._check(plan)
+        if checkpoint is None and plan.is_all_done:  # it had succeeded, and was cleared to be done again
+            is_done = lambda _: False  # noqa: E731
+            plan.done = 0
+        if report:
+            report.open(append=plan.done > 0)
+        progress = Progress(plan.to_send, self.hook.requests_per_minute, self.log.info)
+        self.log.info(
+            "%s rows: %s to send, %s done by an earlier try, %s repeated, %s invalid; at most %s a minute.",
+            *(f"{count:,}" for count in (plan.total, plan.to_send, plan.done, plan.duplicates, plan.invalid)),
+            f"{self.hook.requests_per_minute:,}",
+        )
+        try:
+            self._send(plan, is_done, progress, checkpoint, report)
+        finally:
+            if checkpoint:
+                checkpoint.save()
+            if report:
+                report.close()
+        progress.log_table(plan.done)
+        summary = _summary(plan, progress.counts, progress.failures)
+        error = self._error(plan, progress)
+        if error:
+            if ti := context.get("ti"):  # what a task returns is lost when it fails
+                ti.xcom_push(key="return_value", value=summary)
+            raise error
+        if checkpoint:
+            checkpoint.forget()
+        return summary
+
+    def _report(self, identity: str, *, is_needed: bool) -> tuple[Report | None, Callable[[Assignment], bool]]:
+        """Give the report, and what it knows of an earlier try if that is needed."""
+        from splashify_provider.bulk.record import Report, key_of
+
+        if not self.report_path:
+            return None, lambda _: False
+        secret = self.hook.fingerprint(identity)
+        report = Report(self.report_path, self.report_phone_numbers, secret)
+        keys = report.done(self._outcomes_that_are_done) if is_needed else frozenset()
+        return report, lambda item: bool(keys) and key_of(item, secret) in keys
+
+    @property
+    def _outcomes_that_are_done(self) -> frozenset[str]:
+        skips = self.on_conversation_not_found == "skip"
+        return frozenset({"assigned", "conversation_not_found"} if skips else {"assigned"})
+
+    def _check(self, plan: Plan) -> None:
+        """Refuse the batch for its bad rows, all of them at once."""
+        for problem in plan.problems:
+            self.log.log(30 if self.on_invalid == "skip" else 40, "%s", problem)
+        if plan.conflicts or (plan.invalid and self.on_invalid == "fail"):
+            bad = plan.conflicts + plan.invalid
+            shown = plan.problems[:_MOST_PROBLEMS_IN_ERROR]
+            more = f" … and {bad - len(shown):,} more (see the log)." if bad > len(shown) else ""
+            raise SplashifyConfigurationError(
+                f"{bad:,} of {plan.total:,} rows can't be sent, so nothing was sent. Correct them"
+                + ("" if plan.conflicts else " (or set on_invalid='skip')")
+                + f", then clear this task. {' '.join(shown)}{more}"
+            )
+
+    def _send(
+        self,
+        plan: Plan,
+        is_done: Callable[[Assignment], bool],
+        progress: Progress,
+        checkpoint: Checkpoint | None,
+        report: Report | None,
+    ) -> None:
+        def tick() -> None:
+            progress.log_if_due()
+            if checkpoint:
+                checkpoint.save_if_due()
+            if self._is_killed:
+                raise AirflowException("The task was told to stop (SIGTERM). A retry sends only what is not done yet.")
+
+        done = self._outcomes_that_are_done
+        outcomes = self.hook.assign_many(
+            plan.items(is_done),
+            max_in_flight=self.max_in_flight,
+            max_consecutive_failures=self.max_consecutive_failures,
+            on_idle=tick,
+        )
+        with closing(outcomes):  # an exception must not leave threads behind
+            for outcome in outcomes:
+                progress.add(outcome, is_done=outcome.outcome in done)
+                if report:
+                    report.write(outcome)
+                if checkpoint and outcome.outcome in done:
+                    checkpoint.add(outcome, self.max_in_flight)
+                tick()
+
+    def _error(self, plan: Plan, progress: Progress) -> SplashifyError | None:
+        """Decide whether the batch has failed, and whether a retry may heal it."""
+        error = progress.stopped_by or progress.last_failure or progress.last_rejection
+        done = sum(progress.counts[outcome] for outcome in self._outcomes_that_are_done) + plan.done
+        if error is None or (done and not progress.stopped_by and not self.fail_on_partial_error):
+            return None
+        missing = plan.to_send + plan.done - done
+        error = copy.copy(error)
+        error.message = (
+            f"{missing:,} of {plan.to_send + plan.done:,} assignments are not done"
+            + (", and the batch was stopped" if progress.stopped_by else "")
+            + f". {error.message}"
+        )
+        return error
+
+    def _rehearse(self, plan: Plan) -> dict[str, Any]:
+        self._check(plan)
+        self.log.info(
+            "Dry run, nothing was sent: would send %s assignments; %s repeated, %s invalid.",
+            *(f"{count:,}" for count in (plan.to_send, plan.duplicates, plan.invalid)),
+        )
+        return _summary(plan, {"invalid": plan.invalid} if plan.invalid else {}, [])
+
+
+def _identity(context: Mapping[str, Any]) -> str:
+    """Name the task instance, whichever try it is."""
+    ti = context.get("ti")
+    return "/".join(str(getattr(ti, part, "")) for part in ("dag_id", "run_id", "task_id", "map_index"))
+
+
+def _summary(plan: Plan, counts: Mapping[str, int], failures: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "total": plan.total,
+        "counts": dict(counts),
+        "done_before": plan.done,
+        "duplicates": plan.duplicates,
+        "failures": failures,
+    }

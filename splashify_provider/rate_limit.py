@@ -1,0 +1,242 @@
+"""Pacing: everything that uses one API key keeps to one budget, in this process or, through Redis, in all of them."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from pyrate_limiter import InMemoryBucket, Rate, RateItem
+
+from splashify_provider.exceptions import RateLimitError
+from splashify_provider.redaction import quote
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyrate_limiter import AbstractBucket
+
+log = logging.getLogger(__name__)
+monotonic = time.monotonic
+
+MEMORY = "memory://"
+# Splashify counts requests per minute (settings/developer). Shorter only in tests and benchmarks.
+WINDOW = 60.0
+# We count when a request leaves, Splashify when it arrives: 61 s of ours are 60 of theirs, whatever the network does.
+_MARGIN = 61 / 60
+# One whole window of the vendor's limit. Longer waits are Airflow's: they would hold a worker slot for nothing.
+LONGEST_WAIT = 60.0
+# What one answer may stop everything else that uses the key for, at most: the wait is read from outside.
+_LONGEST_PAUSE = 3600.0
+_STORE_TIMEOUT = 2.0
+_STORE_DOWN_FOR = 30.0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be sent with one key.
+
+    :param name: Stands for key and base URL, and tells neither.
+    :param requests_per_minute: At most so many in any 60 seconds.
+    :param burst: At most so many of them at once; the others follow evenly, in groups of this size.
+    :param storage: Where it is counted: ``memory://`` or ``redis://…``. Not part of the repr: it may carry a password.
+    """
+
+    name: str
+    requests_per_minute: int
+    burst: int
+    storage: str = field(default=MEMORY, repr=False)
+
+    def rates(self) -> list[Rate]:
+        """Give the windows that hold at the same time: the minute, and the burst's share of it.
+
+        :return: The rates, as pyrate-limiter takes them.
+        """
+        minute = WINDOW * 1000 * _MARGIN
+        rates = [Rate(self.requests_per_minute, round(minute))]
+        if self.burst < self.requests_per_minute:
+            rates.insert(0, Rate(self.burst, int(minute * self.burst / self.requests_per_minute)))
+        return rates
+
+
+class Pacer:
+    """The door every request of one key goes through.
+
+    Counted in memory always, and in Redis where that is the budget's storage: while Redis is away, this process
+    goes on by what it has sent itself.
+
+    :param budget: What may be sent.
+    :param clock: Gives the time in seconds, never going backwards.
+    """
+
+    def __init__(self, budget: Budget, clock: Callable[[], float] | None = None) -> None:
+        self._budget = budget
+        self._clock = clock or (lambda: monotonic())
+        self._lock = threading.Lock()
+        self._sent = InMemoryBucket(budget.rates())
+        self._paused_until = 0.0
+        self._store: _Store | None = None
+        self._is_shared = budget.storage != MEMORY
+        self._store_is_down_until = 0.0
+
+    def acquire(self, sleep: Callable[[float], object] = time.sleep) -> None:
+        """Wait until one request may be sent, and count it.
+
+        :param sleep: Waits, given seconds.
+        :raises RateLimitError: If Splashify has asked for a wait that is too long to hold a worker for.
+        """
+        while wait := self.try_acquire():
+            sleep(wait)
+
+    def try_acquire(self) -> float:
+        """Count one request if it may be sent now.
+
+        :return: 0 if it may, else the seconds after which to ask again.
+        :raises RateLimitError: If Splashify has asked for a wait that is too long to hold a worker for.
+        """
+        with self._lock:
+            now = self._clock()
+            if pause := max(0.0, self._paused_until - now):
+                return _checked(pause)
+            item = RateItem("", int(now * 1000))
+            if not self._sent.put(item):
+                self._sent.leak(item.timestamp)
+                return _seconds_until_room(self._sent, item)
+            if self._sent.count() > 2 * self._budget.requests_per_minute:
+                self._sent.leak(item.timestamp)
+            if wait := self._ask_store(now):
+                self._sent.items.pop()  # it was counted, but will not be sent
+            return _checked(wait)
+
+    def pause(self, seconds: float) -> None:
+        """Let nobody send for a while: Splashify has said that the key's limit is reached.
+
+        :param seconds: How long, from now.
+        """
+        with self._lock:
+            now = self._clock()
+            until = now + min(seconds, _LONGEST_PAUSE)
+            if until > self._paused_until + 1:
+                log.warning(
+                    "Splashify's rate limit is reached although requests are paced (something else uses the key): "
+                    "everything here that uses it waits %.0f s.",
+                    until - now,
+                )
+            # Processes that count for themselves were told the same: a little apart, they don't meet again.
+            self._paused_until = max(self._paused_until, until + random.uniform(0, 0.5))  # noqa: S311
+            if self._store:
+                self._with_store(now, lambda store: store.pause(until - now))
+
+    def _ask_store(self, now: float) -> float:
+        """Count the request in the shared storage too, if that is there. Return the seconds to wait."""
+        if not self._is_shared or now < self._store_is_down_until:
+            return 0.0
+        return self._with_store(now, lambda store: store.take())
+
+    def _with_store(self, now: float, call: Callable[[_Store], float]) -> float:
+        from redis.exceptions import NoScriptError, RedisError
+
+        for last in (False, True):
+            try:
+                if self._store is None:
+                    self._store = _Store(self._budget)
+                    if self._store_is_down_until:
+                        log.info("The rate limit storage is back; workers share one budget again.")
+                        self._store_is_down_until = 0.0
+                return call(self._store)
+            except (RedisError, OSError, ValueError, TypeError) as error:  # the last two: options in its address
+                self._store = None
+                if isinstance(error, NoScriptError) and not last:  # it was restarted: start over with it
+                    continue
+                if not self._store_is_down_until:
+                    log.warning(
+                        "The rate limit storage at %s can't be used (%s: %s). This worker now paces itself alone, so "
+                        "several together may exceed the key's limit until it is back.",
+                        urlsplit(self._budget.storage).hostname,
+                        type(error).__name__,
+                        quote(error),
+                    )
+                self._store_is_down_until = now + _STORE_DOWN_FOR
+                break
+        return 0.0
+
+
+class _Store:
+    """One key's budget in Redis, timed by Redis: workers' clocks may differ."""
+
+    def __init__(self, budget: Budget) -> None:
+        from pyrate_limiter import RedisBucket
+        from redis import Redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        self._redis = Redis.from_url(
+            budget.storage,
+            socket_timeout=_STORE_TIMEOUT,
+            socket_connect_timeout=_STORE_TIMEOUT,
+            retry=Retry(NoBackoff(), 1),
+        )
+        self._sent_key, self._pause_key = (f"splashify:{budget.name}:{what}" for what in ("sent", "pause"))
+        bucket = RedisBucket.init(budget.rates(), self._redis, self._sent_key)
+        assert isinstance(bucket, RedisBucket)  # noqa: S101 - not the async kind
+        self._bucket = bucket
+
+    def take(self) -> float:
+        """Count one request if it may be sent now. Return 0, or the seconds after which to ask again."""
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.time()
+        pipeline.pttl(self._pause_key)
+        pipeline.pexpire(self._sent_key, int(WINDOW * 2000))  # nobody sends: nothing stays behind
+        (seconds, microseconds), pause, _ = pipeline.execute()
+        if pause > 0:
+            return float(pause / 1000)
+        item = RateItem("", seconds * 1000 + microseconds // 1000)
+        if self._bucket.put(item):
+            self._bucket.leak(item.timestamp)
+            return 0.0
+        return _seconds_until_room(self._bucket, item)
+
+    def pause(self, seconds: float) -> float:
+        """Let nobody send for so many seconds, or for longer if that was said before."""
+        milliseconds = int(seconds * 1000)
+        if milliseconds > self._redis.pttl(self._pause_key):
+            self._redis.set(self._pause_key, 1, px=max(1, milliseconds))
+        return 0.0
+
+
+def _seconds_until_room(bucket: AbstractBucket, refused: RateItem) -> float:
+    milliseconds = bucket.waiting(refused)
+    assert isinstance(milliseconds, int)  # noqa: S101 - not the async kind
+    return max(1, milliseconds) / 1000
+
+
+def _checked(wait: float) -> float:
+    """Hand a wait that is too long for a worker to Airflow. No budget of our own makes one: only Splashify does."""
+    if wait > max(LONGEST_WAIT, WINDOW * _MARGIN):
+        raise RateLimitError(
+            429,
+            f"Splashify has said that the rate limit of this key is reached for another {wait:.0f} s. Nothing was "
+            "sent. Give the task retries with a retry_delay that outlasts it, or clear it later.",
+            wait,
+        )
+    return wait
+
+
+_pacers: dict[Budget, Pacer] = {}
+_pacers_lock = threading.Lock()
+
+
+def pacer_for(budget: Budget) -> Pacer:
+    """Give the one pacer that this process has for a budget.
+
+    :param budget: What may be sent.
+    :return: The pacer.
+    """
+    with _pacers_lock:
+        if budget not in _pacers:
+            _pacers[budget] = Pacer(budget)
+        return _pacers[budget]

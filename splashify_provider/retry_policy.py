@@ -1,0 +1,72 @@
+"""Airflow 3.3 and later: what Splashify says about waiting becomes the task's retry delay."""
+
+from __future__ import annotations
+
+import zlib
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from splashify_provider.exceptions import SplashifyError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+try:
+    from airflow.sdk import RetryDecision, RetryPolicy
+except ImportError:  # Airflow before 3.3
+    DEFAULT_RETRY_POLICY: SplashifyRetryPolicy | None = None
+else:
+
+    class SplashifyRetryPolicy(RetryPolicy):
+        """Wait as long as Splashify asks, apart from the others; fail at once what waiting can't heal.
+
+        The default of this package's operators, and of use on any task that calls the hook. Everything but
+        this package's errors is left to Airflow.
+        """
+
+        def evaluate(
+            self,
+            exception: BaseException,
+            try_number: int,
+            max_tries: int,  # noqa: ARG002 - Airflow's signature
+            context: Mapping[str, Any] | None = None,
+        ) -> RetryDecision:
+            """Decide what a failed try means for the task.
+
+            :param exception: What the task raised.
+            :param try_number: Which try it was, from 1.
+            :param max_tries: The task's ``retries``.
+            :param context: Airflow's task context.
+            :return: The decision, whose reason Airflow writes to the task's log.
+            """
+            if not isinstance(exception, SplashifyError):
+                return RetryDecision.default()
+            if not exception.retryable:
+                return RetryDecision.fail(reason=str(exception))
+            if not exception.retry_after:
+                return RetryDecision.default()
+            delay = min(exception.retry_after, LONGEST_DELAY) + stagger((context or {}).get("ti"), try_number)
+            return RetryDecision.retry(delay=timedelta(seconds=delay), reason=str(exception))
+
+    DEFAULT_RETRY_POLICY = SplashifyRetryPolicy()
+
+LONGEST_DELAY = 86_400.0
+_SECONDS_FOR_ONE = 5.0
+_SECONDS_FOR_MAPPED = 60.0  # the vendor's window: so many tasks come back as evenly as they may send
+_GOLDEN_RATIO = 0.6180339887498949
+
+
+def stagger(ti: Any, try_number: int) -> float:
+    """Set tasks that were limited together apart, as Airflow's own jitter does not: it ignores the map index.
+
+    Multiples of the golden ratio, modulo 1, lie evenly for however many mapped tasks there are.
+
+    :param ti: The task instance, or None.
+    :param try_number: Which try it was, from 1.
+    :return: Seconds to wait longer.
+    """
+    map_index = getattr(ti, "map_index", None)
+    index = map_index if isinstance(map_index, int) and map_index >= 0 else None
+    name = f"{getattr(ti, 'dag_id', '')}/{getattr(ti, 'run_id', '')}/{getattr(ti, 'task_id', '')}/{try_number}"
+    share = (zlib.crc32(name.encode()) / 2**32 + (index or 0) * _GOLDEN_RATIO) % 1
+    return float(share * (_SECONDS_FOR_ONE if index is None else _SECONDS_FOR_MAPPED))

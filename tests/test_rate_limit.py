@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+import itertools
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from splashify_provider import rate_limit
+from splashify_provider.exceptions import RateLimitError
+from splashify_provider.rate_limit import Budget, Pacer, pacer_for
+from splashify_provider.sandbox.server import Sandbox
+from splashify_provider.sandbox.workspace import DEFAULT_KEY
+from tests.conftest import ADA
+
+
+class Clock:
+    """A time that passes only where somebody waits."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def most_in_any(window, times):
+    """Count as Splashify does: the most requests in any period of this length."""
+    return max(sum(start <= at < start + window for at in times) for start in times)
+
+
+def send(pacer, clock, count, gaps=()):
+    times = []
+    for number in range(count):
+        clock.sleep(gaps[number] if number < len(gaps) else 0)
+        pacer.acquire(clock.sleep)
+        times.append(clock.now)
+    return times
+
+
+class TestInMemory:
+    @settings(max_examples=40, deadline=None)
+    @given(
+        per_minute=st.integers(1, 30),
+        burst=st.integers(1, 30),
+        gaps=st.lists(st.floats(0, 30), max_size=60),
+    )
+    def test_no_window_holds_more_than_the_budget_and_no_instant_more_than_the_burst(self, per_minute, burst, gaps):
+        burst = min(burst, per_minute)
+        clock = Clock()
+        times = send(Pacer(Budget("x", per_minute, burst), clock), clock, 60, gaps)
+        assert most_in_any(60.0, times) <= per_minute
+        assert most_in_any(60.0 * burst / per_minute, times) <= burst
+
+    def test_a_whole_burst_goes_at_once_and_the_rest_as_early_as_the_window_lets_it(self):
+        clock = Clock()
+        times = send(Pacer(Budget("x", 100, 100), clock), clock, 250)
+        assert Counter(round(at - 1000) for at in times) == {0: 100, 61: 100, 122: 50}
+
+    def test_a_burst_of_one_is_an_even_pace(self):
+        clock = Clock()
+        times = send(Pacer(Budget("x", 60, 1), clock), clock, 61)
+        assert {round(later - at, 2) for at, later in itertools.pairwise(times)} == {1.02}
+
+    def test_a_request_that_arrives_late_does_not_make_the_next_ones_too_early(self):
+        # The first is counted by Splashify 0.9 s after it left; 60 s after that there is room again.
+        clock = Clock()
+        times = send(Pacer(Budget("x", 1, 1), clock), clock, 2)
+        assert times[1] - (times[0] + 0.9) >= 60
+
+    def test_what_was_sent_is_forgotten_after_its_window(self):
+        clock = Clock()
+        pacer = Pacer(Budget("x", 5, 5), clock)
+        send(pacer, clock, 200)
+        assert pacer._sent.count() <= 11
+
+    def test_one_process_has_one_door_for_a_budget(self):
+        assert pacer_for(Budget("x", 5, 5)) is pacer_for(Budget("x", 5, 5))
+        assert pacer_for(Budget("x", 5, 5)) is not pacer_for(Budget("y", 5, 5))
+
+    def test_threads_share_it(self, monkeypatch):
+        monkeypatch.setattr(rate_limit, "WINDOW", 0.6)
+        pacer, times = Pacer(Budget("x", 10, 10)), []
+
+        def work():
+            for _ in range(4):
+                pacer.acquire()
+                times.append(time.monotonic())
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(times) == 32
+        assert most_in_any(0.6, times) <= 10
+        assert max(times) - min(times) < 3 * 0.61 + 0.5
+
+    def test_a_signal_ends_the_wait(self):
+        class Told(BaseException):
+            pass
+
+        def told(*_):
+            raise Told
+
+        pacer = Pacer(Budget("x", 1, 1))
+        pacer.acquire()
+        previous = signal.signal(signal.SIGALRM, told)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        started = time.monotonic()
+        try:
+            with pytest.raises(Told):
+                pacer.acquire()
+        finally:
+            signal.signal(signal.SIGALRM, previous)
+        assert time.monotonic() - started < 5
+        assert pacer.try_acquire() > 50  # the lock is free, and nothing was counted
+
+
+class TestPause:
+    def test_nobody_sends_until_it_is_over(self, caplog):
+        clock = Clock()
+        pacer = Pacer(Budget("x", 100, 100), clock)
+        pacer.acquire(clock.sleep)
+        pacer.pause(20)
+        pacer.pause(5)  # an earlier end doesn't shorten it
+        assert 20 <= send(pacer, clock, 1)[0] - 1000 <= 21
+        assert caplog.text.count("rate limit is reached although requests are paced") == 1
+
+    def test_a_wait_that_is_too_long_to_hold_a_worker_is_handed_to_airflow(self):
+        clock = Clock()
+        pacer = Pacer(Budget("x", 100, 100), clock)
+        pacer.pause(600)
+        with pytest.raises(RateLimitError, match="another 600 s. Nothing was sent") as raised:
+            pacer.acquire(clock.sleep)
+        assert raised.value.retry_after == pytest.approx(600, abs=1)
+        assert clock.now == 1000
+
+    def test_an_absurd_wait_ends_after_an_hour(self):
+        clock = Clock()
+        pacer = Pacer(Budget("x", 100, 100), clock)
+        pacer.pause(1e12)
+        clock.sleep(3601)
+        assert pacer.try_acquire() == 0
+
+
+@pytest.fixture
+def shared(redis_server):
+    """Make pacers as other processes would: each with its own memory, all on one Redis."""
+
+    def make(name="x", per_minute=5):
+        return Pacer(Budget(name, per_minute, per_minute, redis_server.url))
+
+    return make
+
+
+class TestRedis:
+    def test_two_processes_share_one_budget_and_other_keys_have_their_own(self, shared):
+        one, two = shared(), shared()
+        assert [pacer.try_acquire() for pacer in (one, two, one, two, one)] == [0] * 5
+        assert 59 < two.try_acquire() <= 61.1
+        assert 59 < one.try_acquire() <= 61.1
+        assert shared("another").try_acquire() == 0
+
+    def test_a_refused_request_is_counted_nowhere(self, shared, redis_server, monkeypatch):
+        monkeypatch.setattr(rate_limit, "WINDOW", 0.5)
+        one, two = shared(), shared()
+        assert [one.try_acquire() for _ in range(5)] == [0] * 5
+        refused = [two.try_acquire() for _ in range(20)]
+        time.sleep(0.6)
+        assert [two.try_acquire() for _ in range(5)] == [0] * 5
+        assert all(refused)
+
+    def test_a_pause_holds_for_all_of_them_and_ends(self, shared):
+        one, two = shared(), shared()
+        assert one.try_acquire() == two.try_acquire() == 0
+        one.pause(0.4)
+        assert 0 < two.try_acquire() <= 0.4
+        time.sleep(0.45)
+        assert two.try_acquire() == 0
+
+    def test_a_shorter_pause_does_not_end_a_longer_one(self, shared):
+        one, two = shared(), shared()
+        assert one.try_acquire() == two.try_acquire() == 0
+        one.pause(30)
+        two.pause(1)
+        assert 25 < shared().try_acquire() <= 30
+
+    def test_without_the_store_a_worker_goes_on_alone_with_one_warning_and_knows_what_it_has_sent(
+        self, shared, redis_server, caplog
+    ):
+        pacer = shared()
+        for _ in range(3):
+            assert pacer.try_acquire() == 0
+        redis_server.stop()
+        assert [pacer.try_acquire() for _ in range(2)] == [0, 0]
+        assert pacer.try_acquire() > 50
+        pacer.pause(1)
+        assert caplog.text.count("The rate limit storage at 127.0.0.1 can't be used") == 1
+
+    def test_a_store_that_is_back_is_used_again(self, shared, redis_server, caplog, monkeypatch):
+        monkeypatch.setattr(rate_limit, "_STORE_DOWN_FOR", 0.0)
+        one, two = shared(), shared()
+        assert one.try_acquire() == 0
+        redis_server.stop()
+        assert one.try_acquire() == 0
+        redis_server.start()
+        with caplog.at_level("INFO"):
+            assert [one.try_acquire() for _ in range(3)] == [0] * 3
+        assert "is back" in caplog.text
+        assert [two.try_acquire() for _ in range(2)] == [0] * 2
+        assert two.try_acquire() > 50
+
+    def test_a_store_that_was_emptied_is_no_outage(self, shared, redis_server, caplog):
+        pacer = shared()
+        assert pacer.try_acquire() == 0
+        subprocess.run(["redis-cli", "-p", str(redis_server.port), "script", "flush"], check=True, capture_output=True)
+        assert pacer.try_acquire() == 0
+        assert caplog.text == ""
+
+    def test_a_store_that_does_not_answer_costs_seconds_not_the_batch(self, raw_server, monkeypatch, caplog):
+        monkeypatch.setattr(rate_limit, "_STORE_TIMEOUT", 0.1)
+        silent = raw_server(b"")
+        pacer = Pacer(Budget("x", 5, 5, f"redis://:pa55word@127.0.0.1:{silent.port}/0"))
+        started = time.monotonic()
+        assert [pacer.try_acquire() for _ in range(5)] == [0] * 5
+        assert time.monotonic() - started < 3
+        assert "can't be used" in caplog.text
+        assert "pa55word" not in caplog.text
+
+    def test_the_store_is_told_no_key_and_keeps_nothing(self, shared, redis_server, sandbox, connect):
+        from splashify_provider.hooks.splashify import SplashifyHook
+
+        connect(sandbox.base_url, extra={"rate_limit_storage": redis_server.url})
+        SplashifyHook().assign("12025550101", ADA)
+        client = rate_limit._Store(Budget("y", 1, 1, redis_server.url))._redis
+        keys = client.keys("*")
+        assert keys
+        assert not [key for key in keys if DEFAULT_KEY.encode() in key]
+        SplashifyHook().assign("12025550101", ADA)
+        assert all(0 < client.ttl(key) <= 120 for key in keys)
+
+
+WORKER = """
+import json, os, sys
+from collections import Counter
+from splashify_provider import rate_limit
+from splashify_provider.hooks.splashify import SplashifyHook
+
+rate_limit.WINDOW, rate_limit._MARGIN = float(sys.argv[1]), 1.1  # a busy machine delays by tenths of a second
+start, count = int(sys.argv[2]), int(sys.argv[3])
+numbers = range(start, start + count)
+rows = [{"user_phone_number": f"+1202555{i:04d}", "agent_email": "ada@example.com"} for i in numbers]
+print(json.dumps(Counter(outcome.outcome for outcome in SplashifyHook().assign_many(rows))))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_four_processes_on_one_key_assign_everything(redis_server, is_shared, monkeypatch):
+    window, numbers = 4.0, range(200)
+    seed = {
+        "agents": [{"email": ADA}],
+        "conversations": [{"user_phone_number": f"1202555{number:04d}"} for number in numbers],
+    }
+    with Sandbox(seed, rate_limit=50, window=window) as sandbox:
+        extra = {"requests_per_minute": 50, "rate_limit_storage": redis_server.url if is_shared else "memory://"}
+        connection = {"conn_type": "splashify", "password": DEFAULT_KEY, "host": sandbox.base_url, "extra": extra}
+        monkeypatch.setenv("AIRFLOW_CONN_SPLASHIFY_DEFAULT", json.dumps(connection))
+        command = [sys.executable, "-c", WORKER, str(window)]
+        workers = [
+            subprocess.Popen([*command, str(start), "50"], stdout=subprocess.PIPE, text=True)
+            for start in range(0, 200, 50)
+        ]
+        results = [json.loads(worker.communicate(timeout=120)[0].splitlines()[-1]) for worker in workers]
+        assert results == [{"assigned": 50}] * 4
+        assert {chat.agent_email for chat in sandbox.workspace.conversations.values()} == {ADA}
+        assert sandbox.workspace.answers[200] == 200
+        if is_shared:
+            assert sandbox.workspace.answers[429] == 0
