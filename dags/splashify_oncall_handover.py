@@ -6,7 +6,8 @@ not on call to somebody who is, and writes the new agent back. The param ``roste
 ``api``
     An HTTP API in the shape of PagerDuty's ``GET /oncalls``. For PagerDuty itself, make the connection
     ``oncall_api`` (type HTTP) with host ``https://api.pagerduty.com`` and Extra
-    ``{"Authorization": "Token token=YOUR_KEY", "Accept": "application/vnd.pagerduty+json;version=2"}``.
+    ``{"Authorization": "Token token=YOUR_KEY", "Accept": "application/vnd.pagerduty+json;version=2"}``, and name the
+    schedules that count in ``SCHEDULES`` below.
 ``calendar``
     A calendar's private address in iCalendar form, as PagerDuty, Opsgenie and Google Calendar give it (needs
     ``pip install airflow-provider-splashify[ical]``). In the connection ``oncall_calendar`` (type HTTP), the host is
@@ -17,7 +18,8 @@ not on call to somebody who is, and writes the new agent back. The param ``roste
     conversations  user_phone_number, agent_email, status     -- agent_email: who holds it; status: open, ...
 
 The addresses of agents in the scheduler are those in Splashify. ``dry_run`` shows the plan and stops. Every task may be
-retried and cleared: the same answers give the same plan, and a run older than two hours skips.
+retried and cleared: the same answers give the same plan, and a run older than two hours skips. Airflow maps at most
+1,024 tasks in one run (``[core] max_map_length``).
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pendulum
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseHook, Param, dag, task
+import requests
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, BaseHook, Param, dag, task
 from airflow.providers.http.hooks.http import HttpHook
 
 from splashify_provider.operators.splashify import (
@@ -43,6 +46,7 @@ log = logging.getLogger("airflow.task")
 
 MAX_RUN_AGE = timedelta(hours=2)
 MOMENT = timedelta(minutes=1)
+SCHEDULES: list[str] = []  # ids such as "PI7DH85": the schedules of those who answer customers; all of them if empty
 CALENDAR_TIMEZONE = None  # such as "Europe/Berlin": where days begin, for all-day events of a calendar that doesn't say
 
 
@@ -50,11 +54,12 @@ def oncalls(at: datetime) -> list[dict[str, Any]]:
     """Ask the API who is on call, first in line, page by page."""
     api, shifts, offset = HttpHook(method="GET", http_conn_id="oncall_api"), [], 0
     query = {"include[]": "users", "since": at.isoformat(), "until": (at + MOMENT).isoformat(), "limit": 100}
+    query["schedule_ids[]"] = SCHEDULES
     while True:
         page = api.run("oncalls", {**query, "offset": offset}, extra_options={"timeout": 30}).json()
         shifts += [
             {
-                "agent_email": entry["user"]["email"],
+                "agent_email": entry["user"].get("email"),
                 "start": entry["start"] or query["since"],  # empty: on call whenever
                 "end": entry["end"] or query["until"],
             }
@@ -68,8 +73,15 @@ def oncalls(at: datetime) -> list[dict[str, Any]]:
 
 def calendar(at: datetime) -> list[dict[str, Any]]:
     """Read who is on call from the calendar."""
+    hook = HttpHook(method="GET", http_conn_id="oncall_calendar")
     path = BaseHook.get_connection("oncall_calendar").password
-    feed = HttpHook(method="GET", http_conn_id="oncall_calendar").run(path, extra_options={"timeout": 30})
+    try:
+        session = hook.get_conn()
+        feed = session.get(hook.url_from_endpoint(path), timeout=30)
+        feed.raise_for_status()
+    except requests.RequestException as error:  # its text, and what led to it, show the private address
+        status = f" (HTTP {error.response.status_code})" if error.response is not None else ""
+        raise AirflowException(f"The calendar can't be fetched: {type(error).__name__}{status}.") from None
     return [
         {"agent_email": shift.agent_email, "start": shift.start.isoformat(), "end": shift.end.isoformat()}
         for shift in shifts_from_ical(feed.content, at, at + MOMENT, timezone=CALENDAR_TIMEZONE)

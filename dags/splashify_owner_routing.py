@@ -15,7 +15,7 @@ hook, such as SQLite or PostgreSQL) with four tables::
 
 A customer's number is written the same in both of their tables. What the CRM doesn't know may be NULL, or the row
 missing. ``dry_run`` shows the plan and stops. Every task may be retried and cleared: the same rows give the same plan,
-and a run older than an hour skips.
+and a run older than an hour skips. Airflow maps at most 1,024 tasks in one run (``[core] max_map_length``).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ log = logging.getLogger("airflow.task")
 MAX_RUN_AGE = timedelta(hours=1)
 POLICY = RoutingPolicy(
     steps=("owner", "backup", "language", "current", "everyone"),
-    nobody_on_duty="leave",  # or "release", or "fallback_agent" with fallback_agent="night@example.com"
+    nobody_on_duty="leave",  # or "fallback_agent", with fallback_agent="night@example.com"
 )
 
 ROSTER = """

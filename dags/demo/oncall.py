@@ -67,7 +67,7 @@ class OnCall:
         """
         since, until = (datetime.fromisoformat(query[name][0]) for name in ("since", "until"))
         offset, limit = int(query["offset"][0]), min(10, int(query["limit"][0]))
-        stand_in = self.roster[0][0]
+        stand_in, wanted = self.roster[0][0], query.get("schedule_ids[]")
         entries = [
             {
                 "escalation_policy": {"id": "PDEMO01", "type": "escalation_policy_reference", "summary": "Support"},
@@ -82,6 +82,7 @@ class OnCall:
             for agent, start, end in self.roster
             if datetime.fromisoformat(start) < until and since < datetime.fromisoformat(end)
             for level, who in ((1, agent), (2, stand_in))
+            if not wanted or "PDEMO02" in wanted
         ]
         page = entries[offset : offset + limit]
         return {"oncalls": page, "limit": limit, "offset": offset, "more": offset + limit < len(entries), "total": None}

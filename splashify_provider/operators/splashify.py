@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowSkipException
@@ -13,7 +12,7 @@ from splashify_provider.operators.bulk import SplashifyBulkAssignOperator
 from splashify_provider.redaction import mask_phone_number
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from splashify_provider.hooks.splashify import AssignmentResult
 
@@ -36,9 +35,12 @@ class _ConversationOperator(SplashifyOperator):
         super().__init__(**kwargs)
         self.user_phone_number = user_phone_number
 
-    def _run(self, context: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - one of several
-        if self.is_dry_run:
-            return self._rehearse()
+    def _run(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        summary = self._rehearse() if self.is_dry_run else self._act()
+        map_index = getattr(context.get("ti"), "map_index", -1)
+        return {**summary, "map_index": map_index} if map_index >= 0 else summary
+
+    def _act(self) -> dict[str, Any]:
         try:
             result = self._send()
         except ConversationNotFoundError:
@@ -56,7 +58,7 @@ class _ConversationOperator(SplashifyOperator):
     def _send(self) -> AssignmentResult:
         raise NotImplementedError
 
-    def _rehearse(self) -> dict[str, str | None]:
+    def _rehearse(self) -> dict[str, Any]:
         raise NotImplementedError
 
 
@@ -88,7 +90,7 @@ class SplashifyAssignOperator(_ConversationOperator):
     def _send(self) -> AssignmentResult:
         return self.hook.assign(self.user_phone_number, self.agent_email)
 
-    def _rehearse(self) -> dict[str, str | None]:
+    def _rehearse(self) -> dict[str, Any]:
         from splashify_provider.hooks.splashify import validate_agent_email
 
         email = validate_agent_email(self.agent_email)
@@ -113,13 +115,13 @@ class SplashifyReleaseOperator(_ConversationOperator):
     def _send(self) -> AssignmentResult:
         return self.hook.release(self.user_phone_number)
 
-    def _rehearse(self) -> dict[str, str | None]:
+    def _rehearse(self) -> dict[str, Any]:
         phone = self.hook.normalize_phone_number(self.user_phone_number)
         self.log.info("Dry run, nothing was sent: would release %s.", mask_phone_number(phone))
         return _summary("dry_run", phone, None, "")
 
 
-def _summary(outcome: str, phone: str, agent_email: str | None, message: str) -> dict[str, str | None]:
+def _summary(outcome: str, phone: str, agent_email: str | None, message: str) -> dict[str, Any]:
     return {
         "outcome": outcome,
         "user_phone_number": mask_phone_number(phone),
@@ -128,21 +130,20 @@ def _summary(outcome: str, phone: str, agent_email: str | None, message: str) ->
     }
 
 
-def carried_out(assignments: Iterable[Mapping[str, str]], results: Any) -> list[Mapping[str, str]]:
+def carried_out(assignments: Sequence[Mapping[str, str]], results: Any) -> list[Mapping[str, str]]:
     """Tell which assignments a mapped :class:`SplashifyAssignOperator` has made, for writing them back.
-
-    Results show a number's last four digits. Where those are the same for several assignments to one agent, either all
-    of them were made or none of them counts: a run after this one looks at them again.
 
     :param assignments: What the operator was mapped over: ``user_phone_number`` and ``agent_email`` of each.
     :param results: What it returned: ``ti.xcom_pull(task_ids=...)``, a list, one dict or None.
     :return: Those of the assignments that were made.
     """
-    assigned = Counter(
-        (result["user_phone_number"], result["agent_email"])
-        for result in ([results] if isinstance(results, dict) else results or [])
-        if result and result["outcome"] == "assigned"
-    )
-    asked = [(mask_phone_number(str(row["user_phone_number"])), row["agent_email"], row) for row in assignments]
-    expected = Counter((phone, agent) for phone, agent, _ in asked)
-    return [row for phone, agent, row in asked if assigned[phone, agent] >= expected[phone, agent]]
+    made = {}
+    for result in [results] if isinstance(results, dict) else results or []:
+        index = result["map_index"] if result and result["outcome"] == "assigned" else len(assignments)
+        if index < len(assignments):  # an earlier, longer plan's results may still be there
+            made[index] = result["user_phone_number"], result["agent_email"]
+    return [
+        row
+        for index, row in enumerate(assignments)
+        if made.get(index) == (mask_phone_number(str(row["user_phone_number"])), row["agent_email"])
+    ]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections import Counter
 from datetime import date, datetime, timedelta
+from datetime import timezone as fixed_offset
 from typing import TYPE_CHECKING, Any
 
 from splashify_provider.redaction import quote
@@ -11,12 +14,16 @@ from splashify_provider.routing.rows import RoutingError, zone
 from splashify_provider.routing.shifts import Shift, aware
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from zoneinfo import ZoneInfo
 
     from icalendar import Calendar, Component, Event
 
-_ADDRESS = re.compile(r"[\w.+'-]+@[\w-]+(?:\.[\w-]+)+")
+_ADDRESS = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]+@[\w-]+(?:\.[\w-]+)+")
+_ONCE = ("UID", "DTSTART", "DTEND", "DURATION", "SUMMARY", "STATUS", "RECURRENCE-ID")
+_TIMES = ("DTSTART", "DTEND", "RDATE", "EXDATE", "RECURRENCE-ID")
+_DAY = timedelta(days=1)
+_SECONDS = "X-SPLASHIFY-SECONDS"
 
 
 def shifts_from_ical(
@@ -29,8 +36,9 @@ def shifts_from_ical(
 ) -> list[Shift]:
     """Read the shifts of a period from a calendar. Needs the extra ``airflow-provider-splashify[ical]``.
 
-    An event is a shift of everybody it invites, except who has declined; of the e-mail addresses in its title where
-    it invites nobody; else of the people that ``agents`` knows by a name in its title. Cancelled events are no shifts.
+    An event is a shift of everybody it invites, except who has declined or delegated, takes no part, or is a group or a
+    room; of the e-mail addresses in its title where it invites nobody; else of the people that ``agents`` knows by a
+    name in its title. Cancelled events are no shifts.
 
     :param text: The calendar (RFC 5545).
     :param start: The period's start, aware.
@@ -39,7 +47,7 @@ def shifts_from_ical(
         own (``X-WR-TIMEZONE``) unless given.
     :param agents: E-mail addresses by the names that stand in titles, for calendars without addresses.
     :return: The shifts that overlap the period, whole, in order.
-    :raises RoutingError: If this is no calendar, or naming every event that can't be read and why.
+    :raises RoutingError: If this is no calendar, or naming every event that can't be read with certainty and why.
     """
     try:
         import recurring_ical_events
@@ -52,32 +60,32 @@ def shifts_from_ical(
     calendar = _parse(text)
     own_zone = calendar.pop("X-WR-TIMEZONE", None)  # else the library shifts series that are meant in UTC
     local = _zone(timezone or own_zone)
-    _refuse_unknown_zones(calendar)
+    _check(calendar, start, end)
+    _keep_durations(calendar)
     shifts: list[Shift] = []
-    problems: list[str] = []
+    problems: set[str] = set()
     try:
         # A day more on either side: the library doesn't know where all-day events are meant.
-        events = recurring_ical_events.of(calendar).between(start - timedelta(days=1), end + timedelta(days=1))
+        events = recurring_ical_events.of(calendar).between(start - _DAY, end + _DAY)
     except Exception as error:  # of many kinds, for rules that make no sense
         raise RoutingError(f"This calendar's events can't be expanded: {quote(error)}.") from None
     for event in events:
-        if event.get("STATUS") == "CANCELLED":
+        if _says(event, "STATUS") == "CANCELLED":
             continue
         try:
-            event_start, event_end = (_moment(event, name, local) for name in ("start", "end"))
+            event_start, event_end = _span(event, local)
             if event_start < end and start < event_end:
                 shifts += [Shift(agent, event_start, event_end) for agent in _agents(event, agents or {})]
         except RoutingError as error:
-            problems += [f"{_name(event)}: {problem}" for problem in error.problems]
-    if problems:
-        raise RoutingError("This calendar can't be used:", sorted(set(problems)))
+            problems |= {f"{_name(event)}: {problem}" for problem in error.problems}
+    _refuse(problems)
     return sorted(shifts, key=lambda shift: (shift.start, shift.agent_email.casefold(), shift.end))
 
 
 def _parse(text: str | bytes) -> Calendar:
     from icalendar import Calendar, use_zoneinfo
 
-    use_zoneinfo()  # type: ignore[no-untyped-call]  # anew: the library remembers the zones that other calendars have defined, by their names
+    use_zoneinfo()  # type: ignore[no-untyped-call]  # anew: zones that other calendars defined are remembered by name
     try:
         return Calendar.from_ical(text.lstrip("\ufeff") if isinstance(text, str) else text)
     except (ValueError, IndexError, KeyError) as error:
@@ -94,25 +102,116 @@ def _zone(name: object) -> ZoneInfo | None:
         raise RoutingError(f"The calendar's timezone {error}.") from None
 
 
-def _refuse_unknown_zones(calendar: Calendar) -> None:
-    """Find times whose zone the calendar names and nobody knows: read without it, they would be another moment."""
-    problems = {
-        f"{_name(event)}: its zone {quote(value.params['TZID'])!r} is not known, and the calendar doesn't define it"
-        for event in calendar.walk("VEVENT")
-        for name in ("DTSTART", "DTEND")
-        if (value := event.get(name)) is not None and "TZID" in value.params and _is_naive(value.dt)
-    }
+def _refuse(problems: set[str]) -> None:
     if problems:
         raise RoutingError("This calendar can't be used:", sorted(problems))
 
 
-def _is_naive(value: date) -> bool:
+def _check(calendar: Calendar, start: datetime, end: datetime) -> None:
+    """Refuse events that the libraries would read as something else, or leave out, without a word."""
+    events = [event for event in calendar.walk("VEVENT") if _may_overlap(event, start, end)]
+    problems = {f"{_name(event)}: {problem}" for event in events for problem in _problems(event)}
+    series = Counter(
+        (str(event["UID"]), str(event.get("SEQUENCE", 0)))
+        for event in events
+        if "UID" in event and "RECURRENCE-ID" not in event
+    )
+    problems |= {
+        f"{_name(event)}: another event has the same UID, so one of them would be lost"
+        for event in events
+        if "RECURRENCE-ID" not in event and series[str(event.get("UID")), str(event.get("SEQUENCE", 0))] > 1
+    }
+    _refuse(problems)
+
+
+def _keep_durations(calendar: Calendar) -> None:
+    """Note how many seconds an event lasts that says so in hours: the library turns that into an end on the clock."""
+    for event in calendar.walk("VEVENT"):
+        length = _dt(event, "DURATION")
+        if isinstance(length, timedelta) and length % _DAY:  # days are by the calendar (RFC 5545, 3.3.6)
+            event[_SECONDS] = str(int(length.total_seconds()))
+
+
+def _all(event: Component, name: str) -> list[Any]:
+    """Give a property's values: none, one, or several."""
+    values = event.get(name, [])
+    return values if isinstance(values, list) else [values]
+
+
+def _dt(event: Component, name: str) -> Any:
+    """Give what a property means, or None if it isn't there or can't be read."""
+    try:
+        return getattr(event.get(name), "dt", None)
+    except ValueError:
+        return None
+
+
+def _may_overlap(event: Component, start: datetime, end: datetime) -> bool:
+    """Tell whether an event has to be looked at: old ones with faults do no harm."""
+    if {"RRULE", "RDATE", "RECURRENCE-ID"} & event.keys():
+        return True
+    times = [_dt(event, name) for name in ("DTSTART", "DTEND")]
+    days = [time.date() if isinstance(time, datetime) else time for time in times if isinstance(time, date)]
+    return len(days) < 2 or (days[0] <= end.date() + 2 * _DAY and start.date() - 2 * _DAY <= max(days))
+
+
+def _problems(event: Component) -> Iterator[str]:
+    if event.errors:
+        yield from (f"its {name} can't be read ({quote(error)})" for name, error in event.errors)
+        return
+    for name in _ONCE:
+        if isinstance(event.get(name), list):
+            yield f"it has more than one {name}"
+    if "DTSTART" not in event:
+        yield "it has no start"
+    if "EXRULE" in event:
+        yield "its exceptions are a rule (EXRULE), which the standard has dropped: export it with EXDATE"
+    for rule in _all(event, "RRULE"):
+        frequency = str((rule.get("FREQ") or ["nothing"])[0])
+        if frequency not in ("HOURLY", "DAILY", "WEEKLY", "MONTHLY", "YEARLY"):
+            yield f"it recurs by FREQ={quote(frequency)}, not HOURLY, DAILY, WEEKLY, MONTHLY or YEARLY"
+    zones = {
+        quote(value.params["TZID"])
+        for name in _TIMES
+        for value in _all(event, name)
+        if "TZID" in value.params and _is_naive(value)
+    }
+    for unknown in sorted(zones):
+        yield f"its zone {unknown!r} is not known, and the calendar doesn't define it"
+    if not zones:
+        yield from _problems_of_span(event)
+
+
+def _problems_of_span(event: Component) -> Iterator[str]:
+    start, end, length = (_dt(event, name) for name in ("DTSTART", "DTEND", "DURATION"))
+    if start is not None and end is not None:
+        if isinstance(start, datetime) != isinstance(end, datetime) or _is_floating(start) != _is_floating(end):
+            yield "its start and its end are of different kinds: date, time, and time with a zone don't mix"
+        elif end <= start:
+            yield f"its end ({end}) is not after its start ({start})"
+    if isinstance(length, timedelta) and length <= timedelta(0):
+        yield f"its duration ({length}) is not positive"
+
+
+def _is_naive(value: Any) -> bool:
+    """Tell whether one of a property's times (or its only one) has no zone."""
+    times = [each.dt for each in value.dts] if hasattr(value, "dts") else [getattr(value, "dt", None)]
+    return any(_is_floating(each) for each in times)
+
+
+def _is_floating(value: object) -> bool:
     return isinstance(value, datetime) and value.utcoffset() is None
 
 
-def _moment(event: Event, name: str, local: ZoneInfo | None) -> datetime:
-    """Give an event's start or end as an aware datetime."""
-    value: Any = getattr(event, name)
+def _span(event: Event, local: ZoneInfo | None) -> tuple[datetime, datetime]:
+    """Give an event's start and end in UTC."""
+    start = _moment(event.start, "start", local)
+    if _SECONDS in event:
+        return start, start + timedelta(seconds=int(str(event[_SECONDS])))
+    return start, _moment(event.end, "end", local)
+
+
+def _moment(value: date, name: str, local: ZoneInfo | None) -> datetime:
     if isinstance(value, datetime) and value.utcoffset() is not None:
         return aware(value, name)
     if local is None:
@@ -120,39 +219,62 @@ def _moment(event: Event, name: str, local: ZoneInfo | None) -> datetime:
         raise RoutingError(
             "", [f"it {what}. Pass timezone=, such as 'Europe/Berlin': the calendar has none of its own either"]
         )
-    clock = value if isinstance(value, datetime) else datetime(value.year, value.month, value.day)  # noqa: DTZ001
+    clock = value if isinstance(value, datetime) else datetime.combine(value, datetime.min.time(), fixed_offset.utc)
     return aware(clock.replace(tzinfo=local), name)
 
 
 def _agents(event: Event, known: Mapping[str, str]) -> list[str]:
     """Say whose shift an event is."""
     title = str(event.get("SUMMARY") or "")
-    invited, declined = _invited(event)
-    found = invited or ([] if declined else _ADDRESS.findall(title))
-    if not found and not declined:
-        words = title.casefold()
-        found = [email for name, email in known.items() if re.search(rf"\b{re.escape(name.casefold())}\b", words)]
-        if not found:
-            raise RoutingError(
-                "", ["it invites nobody, and its title has neither an e-mail address nor a name given in agents="]
-            )
+    invited, others = _invited(event)
+    found = invited or ([] if others else _ADDRESS.findall(title) or _named(title, known))
+    if not found and not others:
+        raise RoutingError(
+            "", ["it invites nobody, and its title has neither an e-mail address nor a name given in agents="]
+        )
     return list({email.casefold(): email for email in found}.values())
 
 
-def _invited(event: Event) -> tuple[list[str], list[str]]:
-    """Split the people an event invites into those who come and those who have declined."""
-    attendees = event.get("ATTENDEE") or []
+def _invited(event: Event) -> tuple[list[str], bool]:
+    """Find the people an event invites, and whether there are such who don't come."""
     invited: list[str] = []
-    declined: list[str] = []
-    for attendee in attendees if isinstance(attendees, list) else [attendees]:
-        kind, answer = (str(attendee.params.get(name, "")).upper() for name in ("CUTYPE", "PARTSTAT"))
-        # PagerDuty leaves the scheme out.
-        address = re.sub(r"^mailto:", "", str(attendee).strip(), flags=re.IGNORECASE)
-        if kind not in ("ROOM", "RESOURCE") and _ADDRESS.fullmatch(address):
-            (declined if answer == "DECLINED" else invited).append(address)
-    return invited, declined
+    stay_away = False
+    for attendee in _all(event, "ATTENDEE"):
+        kind, role, answer = (_says(attendee.params, name) for name in ("CUTYPE", "ROLE", "PARTSTAT"))
+        if kind in ("ROOM", "RESOURCE", "GROUP") or role == "NON-PARTICIPANT":
+            continue
+        if answer in ("DECLINED", "DELEGATED"):
+            stay_away = True
+            continue
+        # PagerDuty leaves the scheme out; Apple has the address in a parameter.
+        address = str(
+            attendee.params.get("EMAIL") or re.sub("^mailto:", "", str(attendee), flags=re.IGNORECASE)
+        ).strip()
+        if not _ADDRESS.fullmatch(address):
+            raise RoutingError("", [f"it invites {quote(address)!r}, which is no e-mail address"])
+        invited.append(address)
+    return invited, stay_away
+
+
+def _named(title: str, known: Mapping[str, str]) -> list[str]:
+    """Find the known names in a title, longer ones first: Anne-Marie is not Anne."""
+    rest, found = _folded(title), []
+    for name, email in sorted(known.items(), key=lambda item: -len(item[0])):
+        shorter = re.sub(rf"(?<![\w-]){re.escape(_folded(name))}(?![\w-])", "\0", rest)
+        if shorter != rest:
+            found.append(email)
+            rest = shorter
+    return found
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFC", text).casefold()
+
+
+def _says(properties: Mapping[str, Any], name: str) -> str:
+    return str(properties.get(name) or "").upper()
 
 
 def _name(event: Component) -> str:
-    when = event.get("DTSTART")
-    return f"{quote(event.get('SUMMARY') or 'Event without a title')!r} ({when.dt if when is not None else 'no start'})"
+    title, when = event.get("SUMMARY"), _dt(event, "DTSTART") or "no start"
+    return f"{quote(title[0] if isinstance(title, list) else title or 'Event without a title')!r} ({when})"

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
+_MOST_ROWS = 100
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -86,7 +88,8 @@ class Plan:
     def table(self) -> str:
         """Write the plan for a log: who holds how many, then what is kept and what moves, and why.
 
-        :return: Lines of text; of phone numbers the last four digits, and at most five of a kind.
+        :return: Lines of text; of phone numbers the last four digits, and at most five of a kind. Where there are more
+            than 100 kinds of moves, the largest.
         """
         summary = self.summary()
         holders = {**summary["agents"], "(nobody)": {**summary["nobody"], "limit": None}}
@@ -106,10 +109,13 @@ class Plan:
             for decision in decisions:
                 route = (decision.from_agent or "(nobody)", decision.agent_email or "(nobody)", decision.reason)
                 groups[route].append(mask_phone_number(decision.user_phone_number))
-            rows = [
+            shown = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))[:_MOST_ROWS]
+            rows: list[tuple[object, ...]] = [
                 (name, len(phones), old if old == new else f"{old} → {new}", why, some(phones))
-                for (old, new, why), phones in sorted(groups.items())
+                for (old, new, why), phones in sorted(shown)
             ]
+            if more := len(decisions) - sum(len(phones) for _, phones in shown):
+                rows.append((name, more, "others", f"in {len(groups) - len(shown):,} more groups like these", ""))
             if rows:
                 text += ["", *_columns([("", "", "agent", "why", "customers"), *rows])]
         return "\n".join(text)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from fractions import Fraction
 from functools import partial
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from splashify_provider.exceptions import InvalidPhoneNumberError
@@ -18,7 +20,7 @@ from splashify_provider.routing.rows import (
     RoutingError,
     convert,
     is_missing,
-    optional_text,
+    optional_email_address,
     read_rows,
 )
 from splashify_provider.routing.shifts import aware, shifts_on_duty
@@ -38,25 +40,25 @@ class Conversation:
     :param user_phone_number: The customer's number, in any notation.
     :param agent_email: Who holds it now; None: nobody.
     :param owner_email: Who the customer belongs to in the CRM.
-    :param backup_email: Who stands in for the owner.
     :param language: The customer's language, as a tag (``en``, ``pt-BR``) or a name.
-    :raises RoutingError: If the number is missing.
+    :param backup_email: Who stands in for the owner.
+    :raises RoutingError: If the number is missing, or one of the agents is no e-mail address.
     """
 
     user_phone_number: str = field(repr=False)
     agent_email: str | None = None
     owner_email: str | None = None
-    backup_email: str | None = None
     language: str | None = None
+    backup_email: str | None = None
 
     def __post_init__(self) -> None:
         convert(
             self,
             user_phone_number=_phone_number,
-            agent_email=optional_text,
-            owner_email=optional_text,
-            backup_email=optional_text,
-            language=optional_text,
+            agent_email=optional_email_address,
+            owner_email=optional_email_address,
+            language=_language,
+            backup_email=optional_email_address,
         )
 
 
@@ -87,7 +89,8 @@ def plan_assignments(
     total = sum(Fraction(str(agent.weight)) for agent in duty.values())
     for agent in duty.values():
         fair_share = len(chats) * Fraction(str(agent.weight)) / total
-        agent.limit = len(chats) if policy.slack is None else math.ceil((1 + Fraction(str(policy.slack))) * fair_share)
+        has_none = policy.slack is None or _same(agent.email, policy.used_fallback)
+        agent.limit = len(chats) if has_none else math.ceil((1 + Fraction(str(policy.slack))) * fair_share)
     return _Routing(at, policy, duty).plan(chats)
 
 
@@ -102,12 +105,6 @@ class _Chat:
     owner: Agent | None
     backup: Agent | None
     agent: Agent | None = None
-
-    def claim_on(self, agent: Agent) -> tuple[bool, bool, bool, int]:
-        """Rank among those an agent holds and can't all keep: the smallest stay."""
-        language = self.conversation.language
-        speaks = language is not None and _speaks(agent, language)
-        return self.owner is not agent, self.backup is not agent, not speaks, self.number
 
 
 class _Routing:
@@ -154,12 +151,24 @@ class _Routing:
                     held[chat.holder].append(chat)
             for agent, chats in held.items():
                 if len(chats) > agent.room:
-                    chats.sort(key=partial(_Chat.claim_on, agent=agent))
+                    chats.sort(key=partial(self._claim, agent))
                 for chat in chats[: agent.room]:
                     _give(chat, agent)
         for chat, group in groups:
             if chat.agent is None and (choice := group.first_choice(chat.number)):
                 _give(chat, choice)
+
+    def _claim(self, agent: Agent, chat: _Chat) -> tuple[bool, bool, bool, bool, int]:
+        """Rank among those an agent holds and can't all keep: the smallest stay."""
+        language, policy = chat.conversation.language, self._policy
+        has_nobody_else = (
+            policy.nobody_for_language != "fall_through"
+            and "language" in policy.steps
+            and (group := self._group("language", chat)) is not None
+            and not group.members
+        )
+        speaks = language is not None and _speaks(agent, language)
+        return not has_nobody_else, chat.owner is not agent, chat.backup is not agent, not speaks, chat.number
 
     def _group(self, step: Step, chat: _Chat) -> Group | None:
         """Say who comes into question for a conversation; None where the step doesn't apply to it."""
@@ -174,8 +183,8 @@ class _Routing:
         return self._alone[named] if named else None
 
     def _assign(self, chat: _Chat, email: str, reason: str) -> None:
-        before = chat.holder.email if chat.holder else chat.conversation.agent_email  # as the roster spells it
-        decisions = self._kept if before and before.casefold() == email.casefold() else self._moves
+        before = _holder(chat)
+        decisions = self._kept if _same(before, email) else self._moves
         decisions.append((chat.phone, Decision(chat.conversation.user_phone_number, before, email, reason)))
 
     def _give_up(
@@ -186,13 +195,17 @@ class _Routing:
         if chats and action == "fail":
             self._fail(chats, option, tried)
         for chat in chats:
-            why, before = self._why_not(chat, tried), chat.conversation.agent_email
+            why, before = self._why_not(chat, tried), _holder(chat)
             if action == "fallback_agent":
                 fallback = self._policy.fallback_agent or ""
+                if on_duty := self._duty.get(fallback.casefold()):
+                    _give(chat, on_duty)
                 self._assign(chat, fallback, f"{why}{fallback} is the fallback")
                 continue
             if action == "leave":
                 after, what = before, f"left with {before}" if before else "left without an agent"
+                if chat.holder:  # counts, and may be more than the limit: nobody else could take it
+                    _give(chat, chat.holder)
             else:
                 after, what = None, f"to be released from {before}" if before else "nothing to release"
             decision = Decision(chat.conversation.user_phone_number, before, after, why + what)
@@ -202,14 +215,14 @@ class _Routing:
         others = f"or choose what else is to be done: {option} in the RoutingPolicy"
         if not self._duty:
             raise RoutingError(
-                f"Nobody is on duty at {self._at:%Y-%m-%d %H:%M %Z}, and {len(chats):,} open conversations need an "
-                f"agent. Add a shift to the roster, {others}."
+                f"Nobody is on duty at {self._at:%Y-%m-%d %H:%M %Z} for {_count(chats)}. Add a shift to the roster, "
+                f"{others}."
             )
         reasons: dict[str, list[str]] = defaultdict(list)
         for chat in chats:
             reasons[self._why_not(chat, tried)].append(mask_phone_number(chat.phone))
         raise RoutingError(
-            f"No agent was found for {len(chats):,} conversations at {self._at:%Y-%m-%d %H:%M %Z}. Add a shift of "
+            f"No agent was found for {_count(chats)} at {self._at:%Y-%m-%d %H:%M %Z}. Add a shift of "
             f"somebody who can take them, {others}.",
             [f"{some(phones)}: {reason.rstrip('; ')}" for reason, phones in reasons.items()],
         )
@@ -242,6 +255,18 @@ class _Routing:
                 else f"nobody on duty speaks {conversation.language}"
             ] = None
         return "".join(f"{reason}; " for reason in reasons)
+
+
+def _count(chats: list[_Chat]) -> str:
+    return f"{len(chats):,} open conversation{'s' if len(chats) > 1 else ''}"
+
+
+def _holder(chat: _Chat) -> str | None:
+    return chat.holder.email if chat.holder else chat.conversation.agent_email  # as the roster spells it
+
+
+def _same(email: str | None, other: str | None) -> bool:
+    return email is not None and other is not None and email.casefold() == other.casefold()
 
 
 def _give(chat: _Chat, agent: Agent) -> None:
@@ -297,17 +322,30 @@ def _chats(
                     f"conversations[{position}].{name} is {quote(new)}, but the same customer "
                     f"({mask_phone_number(phone)}) has {quote(old)} in conversations[{earlier}]"
                 )
-        first[phone] = earlier, min(same, conversation, key=lambda each: each.user_phone_number)
+        first[phone] = earlier, min(same, conversation, key=_spelling)
     if problems:
         raise RoutingError("Rows contradict each other; nothing was planned:", problems)
+
+    spelled: dict[str, str] = {}  # who is off duty is one agent too, however their address is typed
+    for _, each in first.values():
+        if each.agent_email:
+            key = each.agent_email.casefold()
+            spelled[key] = min(each.agent_email, spelled.get(key, each.agent_email))
 
     def named(email: str | None) -> Agent | None:
         return duty.get(email.casefold()) if email else None
 
+    for phone, (position, each) in first.items():
+        if each.agent_email and (spelling := spelled[each.agent_email.casefold()]) != each.agent_email:
+            first[phone] = position, replace(each, agent_email=spelling)
     return [
         _Chat(each, phone, hash_of(phone), named(each.agent_email), named(each.owner_email), named(each.backup_email))
         for phone, (_, each) in first.items()
     ]
+
+
+def _spelling(conversation: Conversation) -> tuple[str, ...]:
+    return tuple(str(value or "") for value in vars(conversation).values())
 
 
 def _key(phone_number: str, region: str | None) -> str:
@@ -321,7 +359,7 @@ def _key(phone_number: str, region: str | None) -> str:
     try:
         return normalize_phone_number(phone_number, region)
     except InvalidPhoneNumberError:
-        return "".join(char for char in phone_number if char.isdigit())
+        return "?" + "".join(char for char in phone_number if char.isdigit())  # may be somebody else's digits
 
 
 def _speaks(agent: Agent, language: str) -> bool:
@@ -334,9 +372,15 @@ def _subtags(language: str) -> list[str]:
     return language.casefold().replace("_", "-").split("-")
 
 
+def _language(value: object) -> str | None:
+    return None if is_missing(value) else quote(value)
+
+
 def _phone_number(value: object) -> str:
     if is_missing(value):
         raise ValueError("is missing")
-    if isinstance(value, bool) or not any(char.isdigit() for char in str(value)):
+    if not isinstance(value, (str, Real, Decimal)) or isinstance(value, bool):
+        raise ValueError("is neither text nor a number")
+    if not any(char.isdigit() for char in str(value)):
         raise ValueError("has no digits")
     return str(value)  # as it is, so that whoever gave it finds it again

@@ -18,9 +18,9 @@ class RoutingPolicy:
 
     :param nobody_on_duty: What becomes of conversations that no step finds an agent for: ``"fail"`` (no plan),
         ``"leave"`` them as they are, ``"release"`` them to the unassigned, or give them to the ``"fallback_agent"``.
+    :param fallback_agent: The e-mail address for ``"fallback_agent"``, on duty or not, without a limit.
     :param nobody_for_language: The same where nobody on duty, below the limit, speaks the customer's language; or
         ``"fall_through"`` to the steps after it.
-    :param fallback_agent: The e-mail address for ``"fallback_agent"``, on duty or not, without a limit.
     :param steps: What is tried, in this order. ``"current"``: whoever holds the conversation keeps it, and also goes
         first in the other steps. ``"owner"`` and ``"backup"``: the agents named by the conversation. ``"language"``:
         those who speak the customer's. ``"everyone"`` on duty. Leave out what is not wanted.
@@ -31,8 +31,8 @@ class RoutingPolicy:
     """
 
     nobody_on_duty: Otherwise = "fail"
-    nobody_for_language: Otherwise | Literal["fall_through"] = "fall_through"
     fallback_agent: str | None = None
+    nobody_for_language: Otherwise | Literal["fall_through"] = "fall_through"
     steps: tuple[Step, ...] = get_args(Step)
     slack: float | None = 0.25
     default_region: str | None = None
@@ -44,12 +44,10 @@ class RoutingPolicy:
                 problems.append(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
             if getattr(self, name) == "fallback_agent" and not self.fallback_agent:
                 problems.append(f"{name}='fallback_agent' needs fallback_agent, an e-mail address")
-        if (
-            not isinstance(self.steps, tuple)
-            or not self.steps
-            or len({*self.steps} & {*get_args(Step)}) < len(self.steps)
-        ):
-            problems.append(f"steps must be a tuple of some of {get_args(Step)}, each once, not {self.steps!r}")
+        steps = tuple(self.steps) if isinstance(self.steps, (tuple, list)) else ()
+        if not steps or len({*map(str, steps)} & {*get_args(Step)}) < len(steps):
+            problems.append(f"steps must be some of {get_args(Step)}, each once, not {self.steps!r}")
+        object.__setattr__(self, "steps", steps)
         if not (self.slack is None or (isinstance(self.slack, (int, float)) and 0 <= self.slack < math.inf)):
             problems.append(f"slack must be 0 or more, or None, not {self.slack!r}")
         if self.fallback_agent is not None:
@@ -57,5 +55,15 @@ class RoutingPolicy:
                 object.__setattr__(self, "fallback_agent", email_address(self.fallback_agent))
             except ValueError as error:
                 problems.append(f"fallback_agent {error}")
+        if self.default_region is not None:
+            from phonenumbers import SUPPORTED_REGIONS  # slow to load
+
+            if str(self.default_region).upper() not in SUPPORTED_REGIONS:
+                problems.append(f"default_region must be two letters such as IN or US, not {self.default_region!r}")
         if problems:
             raise RoutingError("This RoutingPolicy can't be used:", problems)
+
+    @property
+    def used_fallback(self) -> str | None:
+        """The fallback agent, where the policy has a use for one."""
+        return self.fallback_agent if "fallback_agent" in (self.nobody_on_duty, self.nobody_for_language) else None

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -23,6 +24,8 @@ T = TypeVar("T")
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _WEEKDAY_NAMES = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _TIME_OF_DAY = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d)(?:\.0+)?)?")
+_ADDRESS = re.compile(r"[^@\s<>()\[\]:;,\"'\\]+@[^@\s<>()\[\]:;,\"'\\]+")
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _MOST_SHOWN = 50
 
 
@@ -53,29 +56,52 @@ def read_rows(
     :return: The objects, in order.
     :raises RoutingError: Naming every bad row by position, field and reason.
     """
+    if isinstance(rows, (str, bytes, Mapping)) or not isinstance(rows, Iterable):
+        raise RoutingError(f"{name} is {_a(rows)}, not a list of rows.")
     read: list[T] = []
     problems: list[str] = []
     for position, row in enumerate(rows):
         place = f"{name}[{position}]"
         if isinstance(row, types):
             read.append(row)
-        elif isinstance(row, Mapping):
-            by_name = {str(key).lower(): value for key, value in row.items()}  # some databases shout
+        elif (by_name := _by_name(row)) is not None:
             try:
                 read.append(_from_mapping(kind_of(by_name), by_name))
             except RoutingError as error:
                 problems += [f"{place}.{problem}" for problem in error.problems]
         else:
-            problems.append(f"{place} is a {type(row).__name__}, not a mapping: rows need the names of their columns")
+            problems.append(f"{place} is {_a(row)}, not a mapping: rows need the names of their columns")
     if problems:
-        raise RoutingError(f"{_count(problems, 'problem')} in the {name}; nothing was planned:", problems)
+        count = f"{len(problems):,} problem{'s' if len(problems) > 1 else ''}"
+        raise RoutingError(f"{count} in the {name}; nothing was planned:", problems)
     return read
 
 
+def _by_name(row: Any) -> dict[str, Any] | None:
+    """Give a row's values by column in small letters (some databases shout), or None where columns have no names.
+
+    A mapping, or what database drivers give instead: sqlite3's and psycopg2's rows, SQLAlchemy's with its mapping.
+    """
+    row = getattr(row, "_mapping", row)
+    if not hasattr(row, "keys") or not hasattr(row, "__getitem__"):
+        return None
+    return {str(key).lower(): row[key] for key in row.keys()}  # noqa: SIM118 - sqlite3.Row iterates over values
+
+
 def _from_mapping(kind: type[T], row: Mapping[str, Any]) -> T:
-    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]  # all kinds are dataclasses
-    required = {name: None for name, field in known.items() if field.default is MISSING}
-    return kind(**required | {name: value for name, value in row.items() if name in known})
+    known: dict[str, Any] = {}
+    for field in fields(kind):  # type: ignore[arg-type]  # all kinds are dataclasses
+        value = row.get(field.name)
+        if not is_missing(value):
+            known[field.name] = value
+        elif field.default is MISSING:
+            known[field.name] = None
+    try:
+        return kind(**known)
+    except RoutingError as error:
+        if any(name not in row for name, value in known.items() if value is None):
+            error.problems[-1] += f" (its columns: {', '.join(quote(name) for name in row)})"
+        raise
 
 
 def convert(row: object, **converters: Callable[[Any], object]) -> None:
@@ -91,6 +117,8 @@ def convert(row: object, **converters: Callable[[Any], object]) -> None:
             object.__setattr__(row, name, converter(getattr(row, name)))
         except ValueError as error:
             problems.append(f"{name} {error}")
+        except (TypeError, ArithmeticError):  # what no reader expects, such as a signalling NaN
+            problems.append(f"{name} is {_a(getattr(row, name))} that can't be read")
     if problems:
         raise RoutingError(f"This {type(row).__name__} can't be used:", problems)
 
@@ -101,7 +129,10 @@ def is_missing(value: object) -> bool:
     :param value: A field's value.
     :return: Whether it is None, NaN or blank text.
     """
-    return value is None or value != value or (isinstance(value, str) and not value.strip())
+    try:
+        return value is None or bool(value != value) or (isinstance(value, str) and not value.strip())
+    except (TypeError, ValueError, ArithmeticError):  # pandas.NA has no truth; a list of NaN has many
+        return type(value).__name__ == "NAType"
 
 
 def optional_text(value: object) -> str | None:
@@ -114,7 +145,7 @@ def optional_text(value: object) -> str | None:
 
 
 def email_address(value: object) -> str:
-    """Read the address of an agent on the roster.
+    """Read an agent's address.
 
     :param value: The address; blanks around it are dropped.
     :return: The address, spelled as it was.
@@ -123,9 +154,19 @@ def email_address(value: object) -> str:
     text = optional_text(value)
     if text is None:
         raise ValueError("is missing")
-    if not re.fullmatch(r"[^@\s]+@[^@\s]+", text):
+    if not isinstance(value, str) or not _ADDRESS.fullmatch(text):
         raise ValueError(f"is {quote(text)!r}, not an e-mail address")
     return text
+
+
+def optional_email_address(value: object) -> str | None:
+    """Read an agent's address that may be missing.
+
+    :param value: The address; blanks around it are dropped.
+    :return: The address, or None.
+    :raises ValueError: If it is no address: names would never match the roster's addresses.
+    """
+    return None if is_missing(value) else email_address(value)
 
 
 def moment(value: object) -> datetime:
@@ -174,7 +215,7 @@ def time_of_day(value: object) -> time:
             return time(hour, minute, second)
     if isinstance(value, time) and value.tzinfo is None:
         return value
-    raise ValueError(f"is {quote(value)!r}, not a time of day such as 22:00 (the zone has a field of its own)")
+    raise ValueError(f"is {_shown(value)!r}, not a time of day such as 22:00 (the zone has a field of its own)")
 
 
 def zone(value: object) -> ZoneInfo:
@@ -217,10 +258,11 @@ def dates(value: object) -> frozenset[date]:
     """
     read = set()
     for item in _items(value):
+        text = item.isoformat()[:10] if isinstance(item, date) else str(item).strip()
         try:
-            read.add(item if type(item) is date else date.fromisoformat(str(item).strip()))
+            read.add(date.fromisoformat(text if _DATE.fullmatch(text) else ""))  # later Pythons read more than 3.10
         except ValueError:
-            raise ValueError(f"has {quote(item)!r}, not a date such as 2026-12-24") from None
+            raise ValueError(f"has {_shown(item)!r}, not a date such as 2026-12-24") from None
     return frozenset(read)
 
 
@@ -231,7 +273,7 @@ def languages(value: object) -> tuple[str, ...]:
     :return: The languages.
     :raises ValueError: If it is neither text nor a list.
     """
-    return tuple(text for item in _items(value) if (text := str(item).strip(' "')))
+    return tuple(quote(item) for item in _items(value))
 
 
 def weight(value: object) -> float | None:
@@ -244,8 +286,9 @@ def weight(value: object) -> float | None:
     if is_missing(value):
         return None
     try:
-        number = float(value) if isinstance(value, (int, float, Decimal, str)) and value is not True else math.nan
-    except ValueError:
+        is_number = isinstance(value, (Real, Decimal, str)) and not isinstance(value, bool)
+        number = float(value) if is_number else math.nan  # type: ignore[arg-type]  # checked in the line above
+    except (ValueError, OverflowError):
         number = math.nan
     if not (0 < number < math.inf):
         raise ValueError(
@@ -259,11 +302,19 @@ def _items(value: object) -> list[Any]:
     if is_missing(value):
         return []
     if isinstance(value, str):
-        return [item for item in re.split(r"[,;|]", value.strip(" []{}")) if item.strip()]
+        return [item for part in re.split(r"[,;|]", value.strip(" []{}")) if (item := part.strip(" \"'"))]
+    if isinstance(value, date):
+        return [value]
     if isinstance(value, Iterable) and not isinstance(value, (bytes, Mapping)):
         return [item for item in value if not is_missing(item)]
     raise ValueError(f"is {quote(value)!r}, not a list")
 
 
-def _count(things: list[str], name: str) -> str:
-    return f"{len(things):,} {name}{'s' if len(things) != 1 else ''}"
+def _a(value: object) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+def _shown(value: object) -> str:
+    """Show a value in an error; dates as they are, which in text might be phone numbers."""
+    return value.isoformat() if isinstance(value, (date, time)) else quote(value)

@@ -12,6 +12,7 @@ from splashify_provider.routing.rows import (
     convert,
     dates,
     email_address,
+    is_missing,
     languages,
     moment,
     read_rows,
@@ -130,8 +131,10 @@ def on_duty(shifts: Iterable[Shift | WeeklyShift | Mapping[str, Any]], at: datet
     :return: The agents' e-mail addresses, sorted, each once, however it was typed.
     :raises RoutingError: Naming every bad row by position, field and reason; or if ``at`` has no UTC offset.
     """
-    agents = {shift.agent_email.casefold(): shift.agent_email for shift in shifts_on_duty(shifts, at)}
-    return [agents[key] for key in sorted(agents)]
+    agents: dict[str, str] = {}
+    for shift in shifts_on_duty(shifts, at):
+        agents.setdefault(shift.agent_email.casefold(), shift.agent_email)
+    return list(agents.values())
 
 
 def shifts_on_duty(shifts: Iterable[Shift | WeeklyShift | Mapping[str, Any]], at: datetime) -> list[Shift]:
@@ -168,5 +171,5 @@ def aware(at: datetime, name: str) -> datetime:
 
 
 def _kind_of(row: Mapping[str, Any]) -> type[Shift | WeeklyShift]:
-    weekly = {"weekdays", "start_time", "end_time"} & row.keys() and not {"start", "end"} & row.keys()
-    return WeeklyShift if weekly else Shift
+    given = {name for name, value in row.items() if not is_missing(value)}
+    return WeeklyShift if {"start_time", "end_time"} & given and not {"start", "end"} & given else Shift

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
 from tests.dags.conftest import DAGS, load
 
@@ -58,6 +58,29 @@ def test_a_calendar_that_cant_be_read_fails_at_once(scheduler, pull_roster, seed
     monkeypatch.setattr(scheduler, "calendar", lambda: "<html>Sign in</html>")
     with pytest.raises(AirflowFailException, match="not a calendar"):
         pull_roster(seed.datetime(2026, 11, 22, 13, tzinfo=seed.ZONE), "calendar")
+
+
+@pytest.mark.parametrize("change", [{"password": "private/demo-feed-address-of-old"}, {"host": "http://127.0.0.1:9"}])
+def test_a_calendar_that_cant_be_fetched_keeps_its_address_to_itself(
+    scheduler, pull_roster, seed, monkeypatch, log, change
+):
+    connection = {**scheduler.connections["oncall_calendar"], **change}
+    monkeypatch.setenv("AIRFLOW_CONN_ONCALL_CALENDAR", json.dumps(connection))
+    with pytest.raises(AirflowException, match=r"can't be fetched: (HTTPError \(HTTP 401\)|ConnectionError)") as raised:
+        pull_roster(seed.datetime(2026, 11, 22, 13, tzinfo=seed.ZONE), "calendar")
+    assert raised.value.__suppress_context__
+    shown = "\n".join(line for line in log.text.splitlines() if "urllib3" not in line)  # at DEBUG only
+    assert "demo-feed-address" not in f"{shown} {raised.value}"
+
+
+def test_only_the_schedules_asked_for_count(scheduler, load_dag, seed, monkeypatch):
+    module, _ = load_dag(DAG_ID)
+    team = seed.make_team(seed.datetime(2026, 11, 22, 13, tzinfo=seed.ZONE))
+    scheduler.roster = team.roster
+    at = seed.datetime.fromisoformat(team.roster[0][1])
+    for schedules, count in ((["PDEMO02"], 4), (["POTHER"], 0), ([], 4)):
+        monkeypatch.setattr(module, "SCHEDULES", schedules)
+        assert len(module.oncalls(at)) == count
 
 
 def test_the_stand_in_wants_a_key_as_pagerduty_does(scheduler, pull_roster, seed, monkeypatch):

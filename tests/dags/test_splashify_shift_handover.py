@@ -41,7 +41,8 @@ class TestWriteBack:
 
     def result(self, index, outcome="assigned"):
         phone, agent, _ = self.MOVES[index]
-        return {"outcome": outcome, "user_phone_number": f"…{phone[-4:]}", "agent_email": agent, "message": ""}
+        phone = f"…{phone[-4:]}"
+        return {"outcome": outcome, "user_phone_number": phone, "agent_email": agent, "message": "", "map_index": index}
 
     def test_what_was_assigned_is_written_and_the_rest_is_not(self, write_back):
         assert write_back([self.result(0), self.result(1)]) == ["ada", "ben", "gone"]

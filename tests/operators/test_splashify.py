@@ -258,7 +258,8 @@ class TestCarriedOut:
 
     def result(self, index, outcome="assigned"):
         row = self.ASKED[index]
-        return {**row, "user_phone_number": f"…{row['user_phone_number'][-4:]}", "outcome": outcome, "message": ""}
+        phone = f"…{row['user_phone_number'][-4:]}"
+        return {**row, "user_phone_number": phone, "outcome": outcome, "message": "", "map_index": index}
 
     def indexes(self, results):
         return [self.ASKED.index(row) for row in carried_out(self.ASKED, results)]
@@ -267,15 +268,12 @@ class TestCarriedOut:
         assert self.indexes([self.result(1)]) == [1]
         assert self.indexes([self.result(1, "dry_run"), None]) == []
 
-    def test_of_those_that_look_alike_all_count_or_none(self):
-        assert self.indexes([self.result(0), self.result(1)]) == [1]
-        assert self.indexes([self.result(0), self.result(2)]) == [0, 2]
+    def test_of_those_that_look_alike_the_right_one_counts(self):
+        assert self.indexes([self.result(2), self.result(1)]) == [1, 2]
 
     def test_results_of_another_plan_do_not_count(self):
-        assert (
-            self.indexes([{**self.result(1), "agent_email": ADA}, {**self.result(1), "user_phone_number": "…0199"}])
-            == []
-        )
+        others = [{**self.result(1), "agent_email": ADA}, {**self.result(0), "user_phone_number": "…0199"}]
+        assert self.indexes([*others, {**self.result(2), "map_index": 3}]) == []
 
     def test_one_result_comes_without_its_list_and_none_as_none(self):
         assert self.indexes(self.result(1)) == [1]
@@ -283,4 +281,6 @@ class TestCarriedOut:
 
     def test_it_reads_what_the_operator_returns(self, run):
         row = {"user_phone_number": PHONE, "agent_email": BEN}
-        assert carried_out([row], run(**row)) == [row]
+        made = run(context={"ti": SimpleNamespace(map_index=0)}, **row)
+        assert made["map_index"] == 0
+        assert carried_out([row], made) == [row]

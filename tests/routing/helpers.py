@@ -25,7 +25,8 @@ def phone(number):
 
 
 def chat(number, agent=None, owner=None, backup=None, language=None):
-    return Conversation(phone(number), *(name and email(name) for name in (agent, owner, backup)), language)
+    agent, owner, backup = (name and email(name) for name in (agent, owner, backup))
+    return Conversation(phone(number), agent, owner, language, backup)
 
 
 def agents_of(plan):
@@ -36,7 +37,7 @@ def agents_of(plan):
 
 
 def loads_of(plan):
-    return Counter(decision.agent_email for decision in (*plan.kept, *plan.moves))
+    return Counter(agent for agent in agents_of(plan).values() if agent)
 
 
 def limit(total, weights, weight=1.0, slack=0.25):

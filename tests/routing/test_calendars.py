@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import builtins
+import re
 from datetime import datetime, timedelta, timezone
 from zoneinfo import ZoneInfo
 
@@ -140,6 +141,13 @@ def test_a_zone_the_calendar_defines_itself_is_known():
     assert read(event, head=head) == [("ada@example.com", "Tue 09:00", hours(1))]
 
 
+def test_hours_are_hours_and_days_are_days_when_the_clocks_change():
+    begin = "DTSTART;TZID=Europe/Berlin:20261024T220000\nSUMMARY:ada@example.com\n"
+    assert read(f"{begin}DURATION:PT8H") == [("ada@example.com", "Sat 22:00", hours(8))]
+    assert read(f"{begin}DURATION:P1D") == [("ada@example.com", "Sat 22:00", hours(25))]
+    assert read(f"{begin}DTEND;TZID=Europe/Berlin:20261025T060000") == [("ada@example.com", "Sat 22:00", hours(9))]
+
+
 def test_several_people_and_people_in_titles():
     both = "DTSTART:20261020T060000Z\nDTEND:20261020T070000Z\nATTENDEE:mailto:ben@x.org\nATTENDEE:MAILTO:ada@x.org"
     title = "DTSTART:20261020T080000Z\nDTEND:20261020T090000Z\nSUMMARY:ada@x.org / Ben (ben.b+team@x.co.uk)"
@@ -153,7 +161,34 @@ def test_names_in_titles_are_looked_up_as_whole_words():
 
 
 @pytest.mark.parametrize(
-    "end", ["STATUS:CANCELLED\nATTENDEE:a@x.org", "ATTENDEE;PARTSTAT=DECLINED:a@x.org\nSUMMARY:a@x.org"]
+    ("title", "found"),
+    [
+        ("Anne-Marie Dupont", "am"),
+        ("Anne & Anne-Marie Dupont", "am anne"),
+        ("On Call - Ada L. - Support", "al"),
+        ("ZOE\u0308 (primary)", "zoe"),  # the letter and its dots apart, as macOS writes them
+    ],
+)
+def test_the_longest_name_in_a_title_is_meant(title, found):
+    event = f"DTSTART:20261020T060000Z\nDTEND:20261020T070000Z\nSUMMARY:{title}"
+    agents = {"Anne": "anne@x", "Anne-Marie Dupont": "am@x", "Ada L.": "al@x", "Zo\u00eb": "zoe@x"}
+    assert [who for who, *_ in read(event, agents=agents)] == [f"{name}@x" for name in found.split()]
+
+
+def test_who_takes_no_part_has_no_shift():
+    lines = [
+        "ATTENDEE;CUTYPE=GROUP:mailto:team@x.org",
+        "ATTENDEE;ROLE=NON-PARTICIPANT:mailto:boss@x.org",
+        "ATTENDEE;PARTSTAT=DELEGATED:mailto:gone@x.org",
+        "ATTENDEE;EMAIL=ada@x.org:/principals/1234/",
+        "ATTENDEE:mailto:o&m@x.org",
+    ]
+    event = "\n".join(["DTSTART:20261020T060000Z", "DTEND:20261020T070000Z", *lines])
+    assert [who for who, *_ in read(event)] == ["ada@x.org", "o&m@x.org"]
+
+
+@pytest.mark.parametrize(
+    "end", ["STATUS:cancelled\nATTENDEE:a@x.org", "ATTENDEE;PARTSTAT=DECLINED:a@x.org\nSUMMARY:a@x.org"]
 )
 def test_cancelled_and_declined_shifts_are_none(end):
     assert read(f"DTSTART:20261020T060000Z\nDTEND:20261020T070000Z\n{end}") == []
@@ -181,22 +216,63 @@ class TestRefusals:
             read(*events, head=head, **options)
         return raised.value.problems or [str(raised.value)]
 
-    def test_every_event_that_cant_be_read_is_named(self):
-        who = "SUMMARY:Shift of ada@example.com"
+    WHO = "SUMMARY:ada@example.com"
+    REMEDY = "Pass timezone=, such as 'Europe/Berlin': the calendar has none of its own either"
+
+    def test_every_event_that_cant_be_placed_is_named(self):
         assert self.problems(
             "DTSTART:20261020T060000Z\nDTEND:20261020T070000Z\nSUMMARY:Team lunch",
-            f"DTSTART:20261021T060000\nDTEND:20261021T070000\n{who}",
-            f"DTSTART;VALUE=DATE:20261022\n{who}",
-            f"DTSTART:20261023T060000Z\nDTEND:20261023T060000Z\n{who}",
-            f"DTSTART:20261024T060000Z\nDTEND:20261024T070000Z\n{who}",
+            f"DTSTART:20261021T060000\nDTEND:20261021T070000\n{self.WHO}",
+            f"DTSTART;VALUE=DATE:20261022\n{self.WHO}",
+            f"DTSTART:20261024T060000Z\nDTEND:20261024T070000Z\n{self.WHO}",
+            f"DTSTART:20261025T060000Z\nDTEND:20261025T070000Z\nATTENDEE:/principals/7\n{self.WHO}",
         ) == [
-            f"'Shift of ada@example.com' (2026-10-21 06:00:00): it has no time zone. {self.REMEDY}",
-            f"'Shift of ada@example.com' (2026-10-22): it is all day, and a day begins where people are. {self.REMEDY}",
-            "'Shift of ada@example.com' (2026-10-23 06:00:00+00:00): end (2026-10-23 06:00 UTC) is not after its start (2026-10-23 06:00 UTC)",  # noqa: E501
-            "'Team lunch' (2026-10-20 06:00:00+00:00): it invites nobody, and its title has neither an e-mail address nor a name given in agents=",  # noqa: E501
-        ]  # fmt: skip
+            f"'Team lunch' (2026-10-20 06:00:00+00:00): {self.NOBODY}",
+            f"'ada@example.com' (2026-10-21 06:00:00): it has no time zone. {self.REMEDY}",
+            f"'ada@example.com' (2026-10-22): it is all day, and a day begins where people are. {self.REMEDY}",
+            "'ada@example.com' (2026-10-25 06:00:00+00:00): it invites '/principals/7', which is no e-mail address",
+        ]
 
-    REMEDY = "Pass timezone=, such as 'Europe/Berlin': the calendar has none of its own either"
+    NOBODY = "it invites nobody, and its title has neither an e-mail address nor a name given in agents="
+
+    @pytest.mark.parametrize(
+        ("lines", "reason"),
+        [
+            ("DTSTART:20261020T080000Z\nDTEND:20261020T060000Z", "its end (2026-10-20 06:00:00+00:00) is not after"),
+            ("DTSTART:20261020T080000Z\nDTEND:20261020T080000Z", "its end (2026-10-20 08:00:00+00:00) is not after"),
+            ("DTSTART:20261020T080000Z\nDURATION:-PT2H", "its duration (-1 day, 22:00:00) is not positive"),
+            ("DTSTART:20261020T050000\nDTEND:20261020T060000Z", "its start and its end are of different kinds"),
+            ("DTSTART;VALUE=DATE:20261020\nDTEND:20261020T060000Z", "its start and its end are of different kinds"),
+            ("DTSTART:20261020T080000Z\nRRULE:garbage", "it recurs by FREQ=nothing"),
+            ("DTSTART:20261020T080000Z\nRRULE:COUNT=3", "it recurs by FREQ=nothing"),
+            ("DTSTART:20061020T080000Z\nRRULE:FREQ=MINUTELY", "it recurs by FREQ=MINUTELY"),
+            ("DTSTART:20261020T080000Z\nRRULE:FREQ=SOMETIMES", "its RRULE can't be read"),
+            ("DTSTART:20261020T080000Z\nEXRULE:FREQ=DAILY", "(EXRULE)"),
+            ("DTSTART:20261020T080000Z\nDTSTART:20261021T080000Z", "it has more than one DTSTART"),
+            ("DTSTART:20261020T080000Z\nSUMMARY:ben@example.com", "it has more than one SUMMARY"),
+            ("DTSTART:20261020T080000Z\nSTATUS:CANCELLED\nSTATUS:CONFIRMED", "it has more than one STATUS"),
+            ("DTSTART:yesterday", "its DTSTART can't be read"),
+            ("DESCRIPTION:no start", "it has no start"),
+            ("DTSTART;TZID=Mars:20261020T080000", "its zone 'Mars' is not known"),
+            ("DTSTART:20261020T080000Z\nDTEND;TZID=Mars:20261020T090000", "its zone 'Mars' is not known"),
+            ("DTSTART:20261020T080000Z\nRDATE;TZID=Mars:20261021T080000", "its zone 'Mars' is not known"),
+            ("DTSTART:20261020T080000Z\nRRULE:FREQ=DAILY\nEXDATE;TZID=Mars:20261021T080000", "its zone 'Mars' is not"),
+        ],
+    )
+    def test_an_event_that_would_be_read_as_something_else_is_refused(self, lines, reason):
+        good = f"DTSTART:20261020T060000Z\nDTEND:20261020T070000Z\n{self.WHO}"
+        problems = self.problems(good, f"{lines}\n{self.WHO}", head="X-WR-TIMEZONE:Europe/Berlin\n")
+        assert reason in problems[0], problems
+        assert re.match(r"'(ada|ben)@example.com' \(", problems[0])
+
+    def test_of_two_events_with_one_uid_none_is_lost_silently(self):
+        event = f"DTSTART:20261020T060000Z\nDTEND:20261020T070000Z\n{self.WHO}"
+        with pytest.raises(RoutingError, match="another event has the same UID"):
+            shifts_from_ical(calendar(event, event).replace("UID:1", "UID:0"), START, END)
+
+    def test_faults_of_events_long_past_do_no_harm(self):
+        old = "DTSTART;TZID=Mars:20060101T060000\nDTEND;TZID=Mars:20060101T070000\nSUMMARY:x"
+        assert read(old, PAGERDUTY)
 
     def test_an_unknown_zone_is_not_taken_for_the_calendars(self):
         event = "DTSTART;TZID=Our office:20261020T090000\nDURATION:PT1H\nSUMMARY:ada@example.com"
@@ -211,13 +287,6 @@ class TestRefusals:
     def test_an_unknown_zone_of_the_calendar_is_named(self):
         (problem,) = self.problems(head="X-WR-TIMEZONE:Mars/Phobos\n")
         assert "timezone is 'Mars/Phobos', not a known zone" in problem
-
-    def test_a_rule_that_makes_no_sense_is_an_error(self):
-        (problem,) = self.problems("DTSTART:20261020T060000Z\nRRULE:FREQ=SOMETIMES\nSUMMARY:ada@example.com")
-        assert "can't be" in problem
-
-    def test_an_event_without_a_start_is_an_error(self):
-        assert self.problems("SUMMARY:ada@example.com")
 
     @pytest.mark.parametrize(
         "text", ["", "<html><body>Sign in</body></html>", "BEGIN:VCALENDAR\nBEGIN:VEVENT\n", b"\xff\xfe"]

@@ -41,3 +41,15 @@ def test_the_table_is_for_people():
     holders = ["ada@x"] * 2 + ["zoe@x"] * 6 + [None]
     chats = [Conversation(phone(number), holder) for number, holder in enumerate(holders, start=1)]
     assert plan_assignments(chats, [Shift("ada@x", AT, AT + HOUR)], at=AT).table() == TABLE
+
+
+def test_a_large_plan_is_still_a_readable_table():
+    team = [shift(f"new{number}") for number in range(60)]
+    chats = [chat(number, f"old{number % 60}") for number in range(3000)]
+    plan = plan_assignments(chats, team, at=AT)
+    lines = plan.table().splitlines()
+    assert len(lines) < 250
+    moved = [line for line in lines if line.startswith("moved ")]
+    assert len(moved) == 101
+    assert sum(int(line.split()[1]) for line in moved) == 3000
+    assert "more groups like these" in moved[-1]

@@ -38,7 +38,7 @@ class TestOnDuty:
 
     def test_agents_are_sorted_and_named_once_however_they_are_typed(self):
         shifts = [shift("Cleo", -1, 1), shift("ben", -1, 1), shift("cleo", -2, 2), shift("ada", -1, 1)]
-        assert on_duty(shifts, AT) == ["ada@example.com", "ben@example.com", "cleo@example.com"]
+        assert on_duty(shifts, AT) == ["ada@example.com", "ben@example.com", "Cleo@example.com"]
 
     def test_the_same_moment_in_another_zone_is_the_same_moment(self):
         at = AT.astimezone(ZoneInfo("Asia/Kolkata"))
@@ -147,6 +147,52 @@ class TestRows:
     @pytest.mark.parametrize("value", [None, "", [], float("nan")])
     def test_nobody_has_to_name_languages(self, value):
         assert Shift("ada@example.com", AT, AT + HOUR, languages=value).languages == ()
+
+    def test_a_table_may_hold_both_kinds(self):
+        empty = dict.fromkeys(("start", "end", "weekdays", "start_time", "end_time", "timezone"))
+        weekly = {"weekdays": '["sun"]', "start_time": "09:00", "end_time": "18:00", "timezone": "Africa/Lagos"}
+        rows = [
+            {**empty, "agent_email": "ada@example.com", "start": AT, "end": AT + HOUR},
+            {**empty, "agent_email": "ben@example.com", **weekly},
+            {**empty, "agent_email": "cleo@example.com", **weekly, "weekdays": None},
+        ]
+        assert on_duty(rows, AT) == ["ada@example.com", "ben@example.com", "cleo@example.com"]
+
+    @pytest.mark.parametrize(
+        "value",
+        [date(2026, 12, 24), [datetime(2026, 12, 24)], "2026-12-24", '["2026-12-24"]', ["2026-12-24", None]],  # noqa: DTZ001
+    )
+    def test_dates_off_are_read_from_dates_lists_and_text(self, value):
+        assert weekly("06:00", "14:00", dates_off=value).dates_off == {date(2026, 12, 24)}
+
+    @pytest.mark.parametrize(
+        ("fields", "reason"),
+        [
+            ({"dates_off": "20261224"}, "dates_off has '…1224', not a date such as"),
+            ({"dates_off": "2026-W52-4"}, "dates_off has '2026-W52-4', not a date such as"),
+            ({"start_time": datetime(2026, 12, 24, 6)}, "start_time is '2026-12-24T06:00:00', not a time of day"),  # noqa: DTZ001
+            ({"weekdays": "mon,funday"}, "weekdays has 'funday', not one of mon,"),
+            ({"weekdays": 3}, "weekdays is '3', not a list"),
+            ({"timezone": "Europe"}, "timezone is 'Europe', not a known zone"),
+            ({"capacity": Decimal("sNaN")}, "capacity is '"),
+            ({"capacity": 10**400}, "capacity is '"),
+            ({"agent_email": ["ada@example.com"]}, "agent_email is "),
+            ({"agent_email": "<ada@example.com>"}, "agent_email is '<ada@example.com>', not an e-mail"),
+            ({"agent_email": "mailto:ada@example.com"}, "agent_email is 'mailto:ada@example.com', not an e-mail"),
+        ],
+    )
+    def test_what_cant_be_read_is_shown_with_the_reason(self, fields, reason):
+        row = {"agent_email": "ada@example.com", "start_time": "06:00", "end_time": "14:00", "timezone": "UTC"}
+        with pytest.raises(RoutingError) as raised:
+            on_duty([{**row, **fields}], AT)
+        (problem,) = raised.value.problems
+        assert problem.startswith(f"shifts[0].{reason}")
+
+    def test_a_row_with_other_columns_says_which(self):
+        with pytest.raises(
+            RoutingError, match=r"shifts\[0\].end is missing \(its columns: email, starts_at, ends_at\)"
+        ):
+            on_duty([{"email": "ada@example.com", "starts_at": AT, "ends_at": AT}], AT)
 
     def test_times_of_day_are_read_as_databases_write_them(self):
         for value in ("06:00", "6:00", "06:00:00", time(6), timedelta(hours=6)):
