@@ -58,7 +58,7 @@ def moved(before: Holders, after: Holders) -> int:
 
 def compare() -> list[str]:
     """Run each roster change with each strategy, and write a table's lines."""
-    inbox: Holders = {f"+1202{number:07d}": None for number in range(CONVERSATIONS)}
+    inbox: Holders = {f"+9198{number:08d}": None for number in range(CONVERSATIONS)}
     team = [agent(number) for number in range(AGENTS)]
     newcomers = [f"new{number}@example.com" for number in range(10)]
     changes = {
@@ -76,8 +76,8 @@ def compare() -> list[str]:
         cells = [name, f"{min(loads.values())} to {max(loads.values())}"]
         cells += [f"{moved(start, strategy(start, changed)):,}" for changed in changes.values()]
         # A conversation is resolved and another opened: everybody behind it in the list moves up.
-        changed_inbox = {**dict(list(start.items())[1:]), "+12029999999": None}
-        cells.append(f"{moved({**start, '+12029999999': None}, strategy(changed_inbox, team)):,}")
+        changed_inbox = {**dict(list(start.items())[1:]), "+919999999999": None}
+        cells.append(f"{moved({**start, '+919999999999': None}, strategy(changed_inbox, team)):,}")
         rows.append(f"| {' | '.join([*cells, f'{seconds:.1f}'])} |")
     start = planner(inbox, team)
     replaced = sum(who not in changes["ten leave, ten come"] for who in start.values())
@@ -91,7 +91,7 @@ def grow(count: int) -> str:
     """Plan for so many conversations in this process, and tell time and memory."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
-    planner({f"+1202{number:07d}": None for number in range(count)}, [agent(number) for number in range(AGENTS)])
+    planner({f"+9198{number:08d}": None for number in range(count)}, [agent(number) for number in range(AGENTS)])
     seconds = time.perf_counter() - started
     megabytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     return f"| {count:,} | {seconds:.1f} | {megabytes:.0f} |"

@@ -50,8 +50,8 @@ class Agent:
 
     @property
     def room(self) -> int:
-        """How many more conversations they may hold."""
-        return self.limit - self.load
+        """How many more conversations they may hold. What stays with them in any case may be more than their limit."""
+        return max(0, self.limit - self.load)
 
 
 class Group:

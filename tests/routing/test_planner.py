@@ -179,6 +179,12 @@ class TestNobody:
         plan = plan_assignments(chats, [shift("ada"), shift("ben")], at=AT, policy=policy)
         assert loads_of(plan)[email("ada")] <= limit(10, [1, 1])
 
+    def test_who_has_more_than_the_limit_left_with_them_gets_nothing_else(self):
+        policy = RoutingPolicy(steps=("language", "current", "everyone"), nobody_for_language="leave", slack=0)
+        chats = [chat(n, "ada", language="fr") for n in range(7)] + [chat(n, "ada") for n in range(7, 10)]
+        plan = plan_assignments(chats, [shift("ada"), shift("ben")], at=AT, policy=policy)
+        assert loads_of(plan) == {email("ada"): 7, email("ben"): 3}
+
     def test_who_could_not_go_elsewhere_stays_before_who_could(self):
         policy = RoutingPolicy(nobody_for_language="leave")
         chats = [chat(n, "ada", language="fr") for n in range(6)] + [chat(n, "ada") for n in range(6, 10)]
