@@ -20,6 +20,7 @@ from splashify_provider.routing import Conversation, Shift, plan_assignments
 
 AT = datetime(2026, 11, 22, 13, tzinfo=timezone.utc)
 AGENTS, CONVERSATIONS = 200, 100_000
+LANGUAGES = ("en", "es", "fr", "de", "pt", "it")
 
 Holders = dict[str, str | None]
 Strategy = Callable[[Holders, Sequence[str]], Holders]
@@ -87,24 +88,44 @@ def compare() -> list[str]:
     return [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *rows]
 
 
-def grow(count: int) -> str:
-    """Plan for so many conversations in this process, and tell time and memory."""
+def grow(count: int, *, is_mixed: bool) -> str:
+    """Plan for so many conversations in this process, and tell time and memory.
+
+    :param count: How many.
+    :param is_mixed: Give agents different capacities and languages, and conversations owners and languages.
+    """
+    team = [agent(number) for number in range(AGENTS)]
+    shifts = [
+        Shift(who, AT, AT + timedelta(hours=8), 1 + number % 3, LANGUAGES[number % 5 : number % 5 + 2])
+        if is_mixed
+        else Shift(who, AT, AT + timedelta(hours=8))
+        for number, who in enumerate(team)
+    ]
+    conversations = [
+        Conversation(
+            f"+9198{number:08d}",
+            owner_email=team[number % AGENTS] if is_mixed and number % 3 == 0 else None,
+            language=LANGUAGES[number % 5] if is_mixed and number % 3 == 1 else None,
+        )
+        for number in range(count)
+    ]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
-    planner({f"+9198{number:08d}": None for number in range(count)}, [agent(number) for number in range(AGENTS)])
+    plan_assignments(conversations, shifts, at=AT)
     seconds = time.perf_counter() - started
     megabytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    return f"| {count:,} | {seconds:.1f} | {megabytes:.0f} |"
+    what = ", a third with an owner, a third with a language, agents of three capacities" if is_mixed else ""
+    return f"| {count:,}{what} | {seconds:.1f} | {megabytes:.0f} |"
 
 
 def main() -> None:
     """Write the tables."""
     if len(sys.argv) > 1:
-        print(grow(int(sys.argv[1])))
+        print(grow(int(sys.argv[1]), is_mixed=len(sys.argv) > 2))
         return
     sizes = []
-    for count in ("25000", "50000", "100000"):
-        command = [sys.executable, __file__, count]
+    for options in (["25000"], ["50000"], ["100000"], ["100000", "mixed"]):
+        command = [sys.executable, __file__, *options]
         sizes.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
     text = [
         "# Plans, beside round robin and hash modulo",
