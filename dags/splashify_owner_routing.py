@@ -47,7 +47,7 @@ POLICY = RoutingPolicy(
 
 ROSTER = """
     SELECT roster.agent_email, starts_at, ends_at, languages, capacity
-    FROM roster LEFT JOIN agents ON agents.agent_email = roster.agent_email
+    FROM roster LEFT JOIN agents ON LOWER(agents.agent_email) = LOWER(roster.agent_email)
 """
 CONVERSATIONS = """
     SELECT conversations.user_phone_number, agent_email, owner_email, backup_email, language
@@ -91,7 +91,7 @@ def splashify_owner_routing() -> None:
         try:
             planned = plan_assignments(pulled["conversations"], pulled["shifts"], at=at, policy=POLICY)
         except RoutingError as error:  # the same rows would give the same error: no retries
-            raise AirflowFailException(f"{error}\nCorrect the table, then clear the task pull.") from None
+            raise AirflowFailException(f"{error}\nCorrect the tables, then clear the task pull.") from None
         for line in planned.table().splitlines():
             log.info("%s", line)
         return [] if context["params"]["dry_run"] else planned.to_assignments()

@@ -91,7 +91,7 @@ def splashify_shift_handover() -> None:
         try:
             planned = plan_assignments(pulled["conversations"], pulled["shifts"], at=at)
         except RoutingError as error:  # the same rows would give the same error: no retries
-            raise AirflowFailException(f"{error}\nCorrect the table, then clear the task pull.") from None
+            raise AirflowFailException(f"{error}\nCorrect the tables, then clear the task pull.") from None
         for line in planned.table().splitlines():
             log.info("%s", line)
         return [] if context["params"]["dry_run"] else planned.to_assignments()

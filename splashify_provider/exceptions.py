@@ -143,14 +143,14 @@ _DOCUMENTED_REASONS: dict[str, tuple[type[SplashifyAPIError], str]] = {
         AgentNotFoundError,
         (
             "Agent not found: {agent} is not in this Splashify workspace; {phone} was not assigned. Add them under "
-            "Settings → Team (or correct the address), then clear this task."
+            "Settings → Team, then clear this task; or correct the address where it comes from."
         ),
     ),
     "agent inactive": (
         AgentInactiveError,
         (
             "Agent inactive: {agent} is disabled in Splashify; {phone} was not assigned. Enable them under Settings → "
-            "Team (or take them off the roster), then clear this task."
+            "Team, then clear this task; or take them off the roster and plan anew."
         ),
     ),
     "conversation not found": (

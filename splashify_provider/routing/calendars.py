@@ -57,6 +57,8 @@ def shifts_from_ical(
         ) from None
 
     start, end = aware(start, "start"), aware(end, "end")
+    if end <= start:
+        raise RoutingError(f"end ({end}) is not after start ({start}).")
     calendar = _parse(text)
     own_zone = calendar.pop("X-WR-TIMEZONE", None)  # else the library shifts series that are meant in UTC
     local = _zone(timezone or own_zone)
@@ -86,8 +88,11 @@ def _parse(text: str | bytes) -> Calendar:
     from icalendar import Calendar, use_zoneinfo
 
     use_zoneinfo()  # type: ignore[no-untyped-call]  # anew: zones that other calendars defined are remembered by name
+    content = text.decode("utf-8-sig", "replace") if isinstance(text, bytes) else text.lstrip("\ufeff")
     try:
-        return Calendar.from_ical(text.lstrip("\ufeff") if isinstance(text, str) else text)
+        if "BEGIN:VCALENDAR" not in content:  # the library would look for a file of that name
+            raise ValueError(f"it begins with {quote(content[:40])!r}")
+        return Calendar.from_ical(content)
     except (ValueError, IndexError, KeyError) as error:
         raise RoutingError(
             f"This is not a calendar in iCalendar form: {quote(error)}. Check that the address is the calendar's "

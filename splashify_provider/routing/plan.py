@@ -99,9 +99,10 @@ class Plan:
             if name != "(nobody)" or count["before"] or count["after"]
         ]
         counts = [(*row[:3], "") if row[0] == "(nobody)" else row for row in counts]
+        without = sum(each.agent_email not in self.limits for each in (*self.kept, *self.moves, *self.unassigned))
         title = (
             f"At {self.at:%Y-%m-%d %H:%M %Z}: {len(self.kept)} kept, {len(self.moves)} moved, "
-            f"{len(self.unassigned)} without an agent on duty"
+            f"{without} without an agent on duty"
         )
         text = [title, "", *_columns([("agent", "before", "after", "limit"), *counts])]
         for name, decisions in (("kept", self.kept), ("moved", self.moves), ("left", self.unassigned)):

@@ -196,6 +196,8 @@ class _Routing:
             self._fail(chats, option, tried)
         for chat in chats:
             why, before = self._why_not(chat, tried), _holder(chat)
+            if self._duty and option == "nobody_on_duty":
+                why += f"no step of {', '.join(self._policy.steps)} found an agent; "
             if action == "fallback_agent":
                 fallback = self._policy.fallback_agent or ""
                 if on_duty := self._duty.get(fallback.casefold()):

@@ -46,7 +46,9 @@ class RoutingPolicy:
                 problems.append(f"{name}='fallback_agent' needs fallback_agent, an e-mail address")
         steps = tuple(self.steps) if isinstance(self.steps, (tuple, list)) else ()
         if not steps or len({*map(str, steps)} & {*get_args(Step)}) < len(steps):
-            problems.append(f"steps must be some of {get_args(Step)}, each once, not {self.steps!r}")
+            problems.append(f"steps must be a tuple of some of {get_args(Step)}, each once, not {self.steps!r}")
+        elif self.nobody_for_language != "fall_through" and "language" not in steps:
+            problems.append("nobody_for_language says what to do after the step 'language', which steps leaves out")
         object.__setattr__(self, "steps", steps)
         if not (self.slack is None or (isinstance(self.slack, (int, float)) and 0 <= self.slack < math.inf)):
             problems.append(f"slack must be 0 or more, or None, not {self.slack!r}")

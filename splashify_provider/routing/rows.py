@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from dateutil.parser import isoparse
 
-from splashify_provider.redaction import quote
+from splashify_provider.redaction import mask_phone_number, quote
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +26,7 @@ _WEEKDAY_NAMES = ("monday", "tuesday", "wednesday", "thursday", "friday", "satur
 _TIME_OF_DAY = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d)(?:\.0+)?)?")
 _ADDRESS = re.compile(r"[^@\s<>()\[\]:;,\"'\\]+@[^@\s<>()\[\]:;,\"'\\]+")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
+_LIKE_A_DATE = re.compile(r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}")
 _MOST_SHOWN = 50
 
 
@@ -68,13 +69,21 @@ def read_rows(
             try:
                 read.append(_from_mapping(kind_of(by_name), by_name))
             except RoutingError as error:
-                problems += [f"{place}.{problem}" for problem in error.problems]
+                problems += [f"{place}.{problem}{_whose(by_name, problem)}" for problem in error.problems]
         else:
             problems.append(f"{place} is {_a(row)}, not a mapping: rows need the names of their columns")
     if problems:
         count = f"{len(problems):,} problem{'s' if len(problems) > 1 else ''}"
-        raise RoutingError(f"{count} in the {name}; nothing was planned:", problems)
+        raise RoutingError(f"{count} in the {name}:", problems)
     return read
+
+
+def _whose(row: Mapping[str, Any], problem: str) -> str:
+    """Say by whom a row can be found again: positions are those of a query's result."""
+    for name, show in (("user_phone_number", lambda value: mask_phone_number(str(value))), ("agent_email", quote)):
+        if not is_missing(row.get(name)) and not problem.startswith(name):
+            return f" (in the row of {show(row[name])})"
+    return ""
 
 
 def _by_name(row: Any) -> dict[str, Any] | None:
@@ -178,13 +187,17 @@ def moment(value: object) -> datetime:
     """
     if is_missing(value):
         raise ValueError("is missing")
+    time: object = value
     if isinstance(value, str):
         try:
-            value = isoparse(value.strip())
+            time = isoparse(value.strip())
         except ValueError:
-            value = None
-    if not isinstance(value, datetime):
-        raise ValueError("is not a time: use ISO 8601 with a UTC offset, such as 2026-11-22T06:00:00+01:00")
+            time = None
+    if not isinstance(time, datetime):
+        raise ValueError(
+            f"is {_shown(value)!r}, not a time: use ISO 8601 with a UTC offset, such as 2026-11-22T06:00:00+01:00"
+        )
+    value = time
     if value.utcoffset() is None:
         raise ValueError(
             f"is {value.isoformat()}, without a UTC offset: which moment that is depends on where. Write it as "
@@ -291,9 +304,7 @@ def weight(value: object) -> float | None:
     except (ValueError, OverflowError):
         number = math.nan
     if not (0 < number < math.inf):
-        raise ValueError(
-            f"is {quote(value)!r}, not a positive number. Who takes no conversations has no shift in this roster"
-        )
+        raise ValueError(f"is {quote(value)!r}, not a positive number")
     return number
 
 
@@ -316,5 +327,7 @@ def _a(value: object) -> str:
 
 
 def _shown(value: object) -> str:
-    """Show a value in an error; dates as they are, which in text might be phone numbers."""
-    return value.isoformat() if isinstance(value, (date, time)) else quote(value)
+    """Show a value in an error; dates as they are, which could be taken for phone numbers."""
+    if isinstance(value, (date, time)):
+        return value.isoformat()
+    return str(value) if _LIKE_A_DATE.fullmatch(str(value)) else quote(value)

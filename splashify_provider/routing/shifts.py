@@ -172,4 +172,7 @@ def aware(at: datetime, name: str) -> datetime:
 
 def _kind_of(row: Mapping[str, Any]) -> type[Shift | WeeklyShift]:
     given = {name for name, value in row.items() if not is_missing(value)}
-    return WeeklyShift if {"start_time", "end_time"} & given and not {"start", "end"} & given else Shift
+    once, weekly = {"start", "end"} & given, {"weekdays", "start_time", "end_time"} & given
+    if once and weekly:
+        raise RoutingError("", [f"{min(once)} and {min(weekly)} are both given: is it one shift, or one every week?"])
+    return WeeklyShift if weekly else Shift

@@ -73,7 +73,9 @@ def test_a_run_by_hand_plans_for_when_it_was_asked_for(plan):
 
 
 def test_a_bad_row_fails_at_once_and_says_which_and_what_to_clear(plan):
-    with pytest.raises(AirflowFailException, match=r"shifts\[1\]\.end is missing\nCorrect .*then clear the task"):
+    with pytest.raises(
+        AirflowFailException, match=r"shifts\[1\]\.end is missing .*ben@example.com.\nCorrect .*then clear the task"
+    ):
         plan([shift("ada"), {**shift("ben"), "end": None}], [chat(1)])
 
 

@@ -299,6 +299,16 @@ class TestRefusals:
         with pytest.raises(RoutingError, match=r"^end is 2026-10-26T00:00:00, without a UTC offset"):
             shifts_from_ical(calendar(), START, END.replace(tzinfo=None))
 
+    def test_a_period_needs_a_length(self):
+        with pytest.raises(RoutingError, match="is not after start"):
+            shifts_from_ical(calendar(), END, START)
+
+    def test_the_name_of_a_file_is_no_calendar(self, tmp_path):
+        path = tmp_path / "team.ics"
+        path.write_text(calendar(PAGERDUTY))
+        with pytest.raises(RoutingError, match="not a calendar in iCalendar form: it begins with '/"):
+            shifts_from_ical(str(path), START, END)
+
     def test_without_the_libraries_it_says_what_to_install(self, monkeypatch):
         real = builtins.__import__
 

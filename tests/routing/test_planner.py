@@ -214,7 +214,7 @@ class TestNobody:
             [chat(1, "ada", owner="zoe"), chat(2, owner="ada")], [shift("ada")], at=AT, policy=policy
         )
         assert [decision.reason for decision in plan.unassigned] == [
-            "the owner zoe@example.com is not on duty; left with ada@example.com"
+            "the owner zoe@example.com is not on duty; no step of owner found an agent; left with ada@example.com"
         ]
 
 
@@ -237,6 +237,7 @@ class TestPolicy:
             {"slack": float("nan")},
             {"slack": "much"},
             {"steps": (["owner"],)},
+            {"nobody_for_language": "leave", "steps": ("owner",)},
             {"default_region": "XX"},
             {"default_region": 91},
         ],

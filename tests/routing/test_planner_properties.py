@@ -34,13 +34,19 @@ teams = st.lists(
     unique_by=lambda row: row[0],
 )
 inboxes = st.lists(st.tuples(*[st.sampled_from([None, *NAMES])] * 3, st.sampled_from([None, *LANGUAGES])), max_size=25)
-policies = st.builds(
-    RoutingPolicy,
-    nobody_on_duty=st.sampled_from(["leave", "release", "fallback_agent"]),
-    fallback_agent=st.sampled_from([*map(email, NAMES[:3]), email("fallback")]),
-    nobody_for_language=st.sampled_from(["fall_through", "leave", "release", "fallback_agent"]),
-    steps=st.permutations(get_args(Step)).flatmap(lambda steps: st.integers(1, 5).map(lambda count: steps[:count])),
-    slack=st.sampled_from([0, 0.1, 0.25, 1, None]),
+policies = st.permutations(get_args(Step)).flatmap(
+    lambda steps: st.integers(1, 5).flatmap(
+        lambda count: st.builds(
+            RoutingPolicy,
+            nobody_on_duty=st.sampled_from(["leave", "release", "fallback_agent"]),
+            fallback_agent=st.sampled_from([*map(email, NAMES[:3]), email("fallback")]),
+            nobody_for_language=st.sampled_from(["fall_through", "leave", "release", "fallback_agent"])
+            if "language" in steps[:count]
+            else st.just("fall_through"),
+            steps=st.just(steps[:count]),
+            slack=st.sampled_from([0, 0.1, 0.25, 1, None]),
+        )
+    )
 )
 
 
@@ -112,6 +118,9 @@ class TestProperties:
                 loads[who] >= limits[who] for who in duty if language in speaks[who]
             ),
             r"(\S+) is the fallback": lambda who: who == policy.used_fallback == decision.agent_email,
+            r"no step of (.+) found an agent": lambda steps: (
+                steps == ", ".join(policy.steps) and "everyone" not in policy.steps
+            ),
             r"left with (\S+)": lambda who: who == row.agent_email == decision.agent_email,
             r"left without an agent": lambda: row.agent_email is None and decision.agent_email is None,
             r"to be released from (\S+)": lambda who: who == row.agent_email and decision.agent_email is None,
