@@ -10,6 +10,7 @@ import time
 from collections import Counter
 
 import pytest
+import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -221,6 +222,26 @@ class TestRedis:
         assert [two.try_acquire() for _ in range(2)] == [0] * 2
         assert two.try_acquire() > 50
 
+    def test_a_store_that_takes_no_writes_is_down_until_it_takes_them(self, shared, redis_server, caplog, monkeypatch):
+        monkeypatch.setattr(rate_limit, "_STORE_DOWN_FOR", 0.0)
+        client, pacer = redis.Redis.from_url(redis_server.url), shared(per_minute=20)
+        client.config_set("maxmemory", 1)
+        with caplog.at_level("INFO"):
+            assert [pacer.try_acquire() for _ in range(4)] == [0] * 4
+            assert caplog.text.count("can't be used") == 1
+            assert "storage is back" not in caplog.text
+            client.config_set("maxmemory", 0)
+            assert [pacer.try_acquire() for _ in range(4)] == [0] * 4
+        assert caplog.text.count("storage is back") == 1
+        assert caplog.text.count("can't be used") == 1
+
+    def test_a_clock_of_the_store_that_was_set_back_costs_a_window_at_most(self, shared, redis_server):
+        pacer, client = shared(), redis.Redis.from_url(redis_server.url)
+        assert pacer.try_acquire() == 0
+        (key,) = client.keys("*sent")
+        client.zadd(key, {str(number): (time.time() + 3600) * 1000 for number in range(5)})
+        assert 60 < pacer.try_acquire() <= 61
+
     def test_a_store_that_was_emptied_is_no_outage(self, shared, redis_server, caplog):
         pacer = shared()
         assert pacer.try_acquire() == 0
@@ -243,13 +264,37 @@ class TestRedis:
 
         connect(sandbox.base_url, extra={"rate_limit_storage": redis_server.url})
         SplashifyHook().assign("12025550101", ADA)
-        client = rate_limit._Store(Budget("y", 1, 1, redis_server.url))._redis
+        client = redis.Redis.from_url(redis_server.url)
         keys = client.keys("*")
         assert keys
         assert not [key for key in keys if DEFAULT_KEY.encode() in key]
-        SplashifyHook().assign("12025550101", ADA)
-        assert all(0 < client.ttl(key) <= 120 for key in keys)
+        assert all(0 < client.ttl(key) <= 122 for key in keys)  # also where nothing is sent ever again
 
+    def test_processes_that_race_get_the_budget_and_no_more(self, redis_server):
+        command = [sys.executable, "-c", RACER, redis_server.url]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        racers = [subprocess.Popen(command, **pipes) for _ in range(6)]
+        for racer in racers:
+            assert racer.stdout.readline() == "ready\n"
+        for racer in racers:
+            racer.stdin.write("go\n")
+            racer.stdin.flush()
+        granted = [[int(word) for word in racer.communicate(timeout=60)[0].split()] for racer in racers]
+        assert [sum(of_one_key) for of_one_key in zip(*granted, strict=True)] == [20] * 30
+
+
+RACER = """
+import sys
+from splashify_provider.rate_limit import Budget, Pacer
+
+pacers = [Pacer(Budget(str(number), 20, 20, sys.argv[1])) for number in range(30)]
+for pacer in pacers:
+    assert pacer.try_acquire() == 0  # it is connected
+print("ready", flush=True)
+sys.stdin.readline()
+for pacer in pacers:
+    print(1 + sum(pacer.try_acquire() == 0 for _ in range(20)))
+"""
 
 WORKER = """
 import json, os, sys
