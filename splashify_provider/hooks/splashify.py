@@ -329,8 +329,7 @@ class SplashifyHook(BaseHook):
         try:
             return self._exchange(phone, email)
         except RateLimitError as error:
-            if error.retry_after:
-                self._pacer.pause(error.retry_after)
+            self._pacer.pause(error.retry_after or retry_delay(1, None))
             raise
 
     def _exchange(self, phone: str, email: str) -> str:
