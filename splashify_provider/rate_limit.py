@@ -57,8 +57,9 @@ class Budget:
         """
         minute = WINDOW * 1000 * _MARGIN
         rates = [Rate(self.requests_per_minute, round(minute))]
-        if self.burst < self.requests_per_minute:
-            rates.insert(0, Rate(self.burst, int(minute * self.burst / self.requests_per_minute)))
+        share = int(minute * self.burst / self.requests_per_minute)
+        if self.burst < self.requests_per_minute and share:  # less than a millisecond is no pace to keep
+            rates.insert(0, Rate(self.burst, share))
         return rates
 
 

@@ -73,6 +73,12 @@ class TestInMemory:
         times = send(Pacer(Budget("x", 60, 1), clock), clock, 61)
         assert {round(later - at, 2) for at, later in itertools.pairwise(times)} == {1.02}
 
+    @pytest.mark.parametrize(("per_minute", "burst"), [(100_000, 1), (61_001, 1), (100_000, 99_999), (1, 1)])
+    def test_the_widest_budgets_that_a_connection_may_have_work(self, per_minute, burst):
+        clock = Clock()
+        times = send(Pacer(Budget("x", per_minute, burst), clock), clock, 3)
+        assert times[-1] - times[0] == pytest.approx(0 if per_minute > 1 else 122, abs=0.01)
+
     def test_a_request_that_arrives_late_does_not_make_the_next_ones_too_early(self):
         # The first is counted by Splashify 0.9 s after it left; 60 s after that there is room again.
         clock = Clock()
