@@ -27,8 +27,11 @@ MEMORY = "memory://"
 WINDOW = 60.0
 # We count when a request leaves, Splashify when it arrives: 61 s of ours are 60 of theirs, whatever the network does.
 _MARGIN = 61 / 60
-# One whole window of the vendor's limit. Longer waits are Airflow's: they would hold a worker slot for nothing.
-LONGEST_WAIT = 60.0
+# One whole window of the vendor's limit, and half of one for a date by another clock, rounding and margins. Longer
+# waits are Airflow's: they would hold a worker slot for nothing.
+LONGEST_WAIT = 90.0
+# Processes that count for themselves were told the same wait: by up to so much apart, they don't meet again.
+_APART = 0.5
 # What one answer may stop everything else that uses the key for, at most: the wait is read from outside.
 _LONGEST_PAUSE = 3600.0
 _STORE_TIMEOUT = 2.0
@@ -128,8 +131,7 @@ class Pacer:
                     "everything here that uses it waits %.0f s.",
                     until - now,
                 )
-            # Processes that count for themselves were told the same: a little apart, they don't meet again.
-            self._paused_until = max(self._paused_until, until + random.uniform(0, 0.5))  # noqa: S311
+            self._paused_until = max(self._paused_until, until + random.uniform(0, _APART))  # noqa: S311
             if self._store:
                 self._with_store(now, lambda store: store.pause(until - now))
 
@@ -223,7 +225,7 @@ class _Store:
 
 def _checked(wait: float) -> float:
     """Hand a wait that is too long for a worker to Airflow. No budget of our own makes one: only Splashify does."""
-    if wait > max(LONGEST_WAIT, WINDOW * _MARGIN):
+    if wait > LONGEST_WAIT + _APART:
         raise RateLimitError(
             429,
             f"Splashify has said that the rate limit of this key is reached for another {wait:.0f} s. Nothing was "

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from splashify_provider import rate_limit
 from splashify_provider.exceptions import RateLimitError
+from splashify_provider.hooks.batch import is_worth_another_try
 from splashify_provider.rate_limit import Budget, Pacer, pacer_for
 from splashify_provider.sandbox.server import Sandbox
 from splashify_provider.sandbox.workspace import DEFAULT_KEY
@@ -143,6 +144,16 @@ class TestPause:
         pacer.pause(5)  # an earlier end doesn't shorten it
         assert 20 <= send(pacer, clock, 1)[0] - 1000 <= 21
         assert caplog.text.count("rate limit is reached although requests are paced") == 1
+
+    @pytest.mark.parametrize("seconds", [61, 90])
+    def test_an_ordinary_minute_is_waited_for_also_where_clocks_differ(self, seconds):
+        for _ in range(20):
+            clock = Clock()
+            pacer = Pacer(Budget("x", 100, 100), clock)
+            error = RateLimitError(429, "x", seconds)
+            assert is_worth_another_try(error)
+            pacer.pause(error.retry_after)
+            assert seconds <= send(pacer, clock, 1)[0] - 1000 <= seconds + 0.5
 
     def test_a_wait_that_is_too_long_to_hold_a_worker_is_handed_to_airflow(self):
         clock = Clock()
