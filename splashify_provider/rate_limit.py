@@ -7,7 +7,7 @@ import random
 import threading
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -85,6 +85,21 @@ class Pacer:
         self._store: _Store | None = None
         self._is_shared = budget.storage != MEMORY
         self._store_is_down_until = 0.0
+
+    def narrow(self, budget: Budget) -> None:
+        """Keep to another budget of the same key as well: who shares a key can't be asked to know of the others.
+
+        :param budget: What may be sent, too.
+        """
+        with self._lock:
+            lower = replace(
+                self._budget,
+                requests_per_minute=min(self._budget.requests_per_minute, budget.requests_per_minute),
+                burst=min(self._budget.burst, budget.burst),
+            )
+            if lower != self._budget:
+                self._budget, self._store = lower, None  # the store is set up by the budget
+                self._sent.rates = lower.rates()
 
     def acquire(self, sleep: Callable[[float], object] = time.sleep) -> None:
         """Wait until one request may be sent, and count it.
@@ -235,17 +250,17 @@ def _checked(wait: float) -> float:
     return wait
 
 
-_pacers: dict[Budget, Pacer] = {}
+_pacers: dict[tuple[str, str], Pacer] = {}
 _pacers_lock = threading.Lock()
 
 
 def pacer_for(budget: Budget) -> Pacer:
-    """Give the one pacer that this process has for a budget.
+    """Give the one pacer that this process has for a key; where budgets for it differ, the lowest holds for all.
 
     :param budget: What may be sent.
     :return: The pacer.
     """
     with _pacers_lock:
-        if budget not in _pacers:
-            _pacers[budget] = Pacer(budget)
-        return _pacers[budget]
+        pacer = _pacers.setdefault((budget.name, budget.storage), Pacer(budget))
+        pacer.narrow(budget)
+        return pacer

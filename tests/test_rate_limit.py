@@ -96,6 +96,16 @@ class TestInMemory:
         assert pacer_for(Budget("x", 5, 5)) is pacer_for(Budget("x", 5, 5))
         assert pacer_for(Budget("x", 5, 5)) is not pacer_for(Budget("y", 5, 5))
 
+    def test_who_asks_for_more_on_the_same_key_gets_what_the_most_modest_asked_for(self, monkeypatch):
+        clock = Clock()
+        monkeypatch.setattr(rate_limit, "monotonic", clock)
+        wide = pacer_for(Budget("x", 100, 100))
+        assert [wide.try_acquire() for _ in range(8)] == [0] * 8
+        modest = pacer_for(Budget("x", 10, 10))
+        assert [modest.try_acquire() for _ in range(2)] == [0] * 2
+        assert wide.try_acquire() > 60
+        assert pacer_for(Budget("x", 100, 1)).try_acquire() > 6
+
     def test_threads_share_it(self, monkeypatch):
         monkeypatch.setattr(rate_limit, "WINDOW", 0.6)
         pacer, times = Pacer(Budget("x", 10, 10)), []
@@ -189,6 +199,14 @@ class TestRedis:
         assert 59 < two.try_acquire() <= 61.1
         assert 59 < one.try_acquire() <= 61.1
         assert shared("another").try_acquire() == 0
+
+    def test_the_lower_of_two_budgets_holds_there_too(self, redis_server):
+        wide = pacer_for(Budget("x", 100, 100, redis_server.url))
+        assert [wide.try_acquire() for _ in range(8)] == [0] * 8
+        pacer_for(Budget("x", 10, 10, redis_server.url))
+        other = Pacer(Budget("x", 100, 100, redis_server.url))
+        assert [other.try_acquire() for _ in range(2)] == [0] * 2
+        assert wide.try_acquire() > 59
 
     def test_a_refused_request_is_counted_nowhere(self, shared, redis_server, monkeypatch):
         monkeypatch.setattr(rate_limit, "WINDOW", 0.5)
