@@ -37,6 +37,9 @@ from splashify_provider.redaction import hide, ip_address, mask_phone_number, qu
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+# What is read from outside is bounded: a day is longer than any limit of requests per minute.
+_LONGEST_RETRY_AFTER = 86_400.0
+
 
 class SplashifyError(Exception):
     """Base of every error this package raises.
@@ -311,5 +314,5 @@ def _seconds(value: object, now: datetime) -> float | None:
         except (ValueError, OverflowError):
             return None
         seconds = (date.replace(tzinfo=date.tzinfo or timezone.utc) - now).total_seconds()
-        return max(0.0, seconds)
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+        return min(max(0.0, seconds), _LONGEST_RETRY_AFTER)
+    return min(seconds, _LONGEST_RETRY_AFTER) if math.isfinite(seconds) and seconds >= 0 else None

@@ -78,8 +78,8 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "rate_limit_storage": {
                         "label": "Rate limit storage",
-                        "description": "Where they are counted: memory:// (each worker for itself; the default), or "
-                        "redis://host:6379/0 for all workers together.",
+                        "description": "Where they are counted: memory:// (each task for itself; the default), or "
+                        "redis://host:6379/0 for all tasks together.",
                         "schema": {"type": ["string", "null"]},
                     },
                     "auth_scheme": {

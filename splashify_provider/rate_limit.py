@@ -6,7 +6,8 @@ import logging
 import random
 import threading
 import time
-from dataclasses import dataclass, field
+import uuid
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -18,8 +19,6 @@ from splashify_provider.redaction import quote
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyrate_limiter import AbstractBucket
-
 log = logging.getLogger(__name__)
 monotonic = time.monotonic
 
@@ -28,8 +27,11 @@ MEMORY = "memory://"
 WINDOW = 60.0
 # We count when a request leaves, Splashify when it arrives: 61 s of ours are 60 of theirs, whatever the network does.
 _MARGIN = 61 / 60
-# One whole window of the vendor's limit. Longer waits are Airflow's: they would hold a worker slot for nothing.
-LONGEST_WAIT = 60.0
+# One whole window of the vendor's limit, and half of one for a date by another clock, rounding and margins. Longer
+# waits are Airflow's: they would hold a worker slot for nothing.
+LONGEST_WAIT = 90.0
+# Processes that count for themselves were told the same wait: by up to so much apart, they don't meet again.
+_APART = 0.5
 # What one answer may stop everything else that uses the key for, at most: the wait is read from outside.
 _LONGEST_PAUSE = 3600.0
 _STORE_TIMEOUT = 2.0
@@ -58,8 +60,9 @@ class Budget:
         """
         minute = WINDOW * 1000 * _MARGIN
         rates = [Rate(self.requests_per_minute, round(minute))]
-        if self.burst < self.requests_per_minute:
-            rates.insert(0, Rate(self.burst, int(minute * self.burst / self.requests_per_minute)))
+        share = int(minute * self.burst / self.requests_per_minute)
+        if self.burst < self.requests_per_minute and share:  # less than a millisecond is no pace to keep
+            rates.insert(0, Rate(self.burst, share))
         return rates
 
 
@@ -83,6 +86,21 @@ class Pacer:
         self._is_shared = budget.storage != MEMORY
         self._store_is_down_until = 0.0
 
+    def narrow(self, budget: Budget) -> None:
+        """Keep to another budget of the same key as well: who shares a key can't be asked to know of the others.
+
+        :param budget: What may be sent, too.
+        """
+        with self._lock:
+            lower = replace(
+                self._budget,
+                requests_per_minute=min(self._budget.requests_per_minute, budget.requests_per_minute),
+                burst=min(self._budget.burst, budget.burst),
+            )
+            if lower != self._budget:
+                self._budget, self._store = lower, None  # the store is set up by the budget
+                self._sent.rates = lower.rates()
+
     def acquire(self, sleep: Callable[[float], object] = time.sleep) -> None:
         """Wait until one request may be sent, and count it.
 
@@ -105,7 +123,9 @@ class Pacer:
             item = RateItem("", int(now * 1000))
             if not self._sent.put(item):
                 self._sent.leak(item.timestamp)
-                return _seconds_until_room(self._sent, item)
+                milliseconds = self._sent.waiting(item)
+                assert isinstance(milliseconds, int)  # noqa: S101 - not the async kind
+                return max(1, milliseconds) / 1000
             if self._sent.count() > 2 * self._budget.requests_per_minute:
                 self._sent.leak(item.timestamp)
             if wait := self._ask_store(now):
@@ -126,8 +146,7 @@ class Pacer:
                     "everything here that uses it waits %.0f s.",
                     until - now,
                 )
-            # Processes that count for themselves were told the same: a little apart, they don't meet again.
-            self._paused_until = max(self._paused_until, until + random.uniform(0, 0.5))  # noqa: S311
+            self._paused_until = max(self._paused_until, until + random.uniform(0, _APART))  # noqa: S311
             if self._store:
                 self._with_store(now, lambda store: store.pause(until - now))
 
@@ -138,85 +157,90 @@ class Pacer:
         return self._with_store(now, lambda store: store.take())
 
     def _with_store(self, now: float, call: Callable[[_Store], float]) -> float:
-        from redis.exceptions import NoScriptError, RedisError
+        from redis.exceptions import RedisError
 
-        for last in (False, True):
-            try:
-                if self._store is None:
-                    self._store = _Store(self._budget)
-                    if self._store_is_down_until:
-                        log.info("The rate limit storage is back; workers share one budget again.")
-                        self._store_is_down_until = 0.0
-                return call(self._store)
-            except (RedisError, OSError, ValueError, TypeError) as error:  # the last two: options in its address
-                self._store = None
-                if isinstance(error, NoScriptError) and not last:  # it was restarted: start over with it
-                    continue
-                if not self._store_is_down_until:
-                    log.warning(
-                        "The rate limit storage at %s can't be used (%s: %s). This worker now paces itself alone, so "
-                        "several together may exceed the key's limit until it is back.",
-                        urlsplit(self._budget.storage).hostname,
-                        type(error).__name__,
-                        quote(error),
-                    )
-                self._store_is_down_until = now + _STORE_DOWN_FOR
-                break
-        return 0.0
+        try:
+            if self._store is None:
+                self._store = _Store(self._budget)
+            wait = call(self._store)
+        except (RedisError, OSError, ValueError, TypeError) as error:  # the last two: options in its address
+            self._store = None
+            if not self._store_is_down_until:
+                log.warning(
+                    "The rate limit storage at %s can't be used (%s: %s). This worker now paces itself alone, so "
+                    "several together may exceed the key's limit until it is back.",
+                    urlsplit(self._budget.storage).hostname,
+                    type(error).__name__,
+                    quote(error),
+                )
+            self._store_is_down_until = now + _STORE_DOWN_FOR
+            return 0.0
+        if self._store_is_down_until:  # only now: it may connect and refuse to be written to
+            log.info("The rate limit storage is back; workers share one budget again.")
+            self._store_is_down_until = 0.0
+        return wait
+
+
+# Ours, not pyrate-limiter's: reading Redis's clock and counting must be one step, or what others count between the
+# two isn't seen. Rates are limit and milliseconds, the longest last. A clock that was set back delays by one window
+# at most.
+_TAKE = """
+local pause = redis.call('PTTL', KEYS[2])
+if pause > 0 then return pause end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+for i = 2, #ARGV, 2 do
+  local limit, interval = tonumber(ARGV[i]), tonumber(ARGV[i + 1])
+  local oldest = redis.call('ZRANGE', KEYS[1], -limit, -limit, 'WITHSCORES')[2]
+  if oldest then
+    local wait = math.min(tonumber(oldest) + interval + 1 - now, interval)
+    if wait > 0 then return wait end
+  end
+end
+local longest = tonumber(ARGV[#ARGV])
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], 0, '(' .. string.format('%d', now - longest))
+redis.call('PEXPIRE', KEYS[1], 2 * longest)
+return 0
+"""
+_PAUSE = """
+if tonumber(ARGV[1]) > redis.call('PTTL', KEYS[1]) then redis.call('SET', KEYS[1], 1, 'PX', ARGV[1]) end
+"""
 
 
 class _Store:
     """One key's budget in Redis, timed by Redis: workers' clocks may differ."""
 
     def __init__(self, budget: Budget) -> None:
-        from pyrate_limiter import RedisBucket
         from redis import Redis
         from redis.backoff import NoBackoff
         from redis.retry import Retry
 
-        self._redis = Redis.from_url(
+        redis = Redis.from_url(
             budget.storage,
             socket_timeout=_STORE_TIMEOUT,
             socket_connect_timeout=_STORE_TIMEOUT,
             retry=Retry(NoBackoff(), 1),
         )
-        self._sent_key, self._pause_key = (f"splashify:{budget.name}:{what}" for what in ("sent", "pause"))
-        bucket = RedisBucket.init(budget.rates(), self._redis, self._sent_key)
-        assert isinstance(bucket, RedisBucket)  # noqa: S101 - not the async kind
-        self._bucket = bucket
+        # In braces, so that a cluster keeps both in one place.
+        self._sent_key, self._pause_key = (f"splashify:{{{budget.name}}}:{what}" for what in ("sent", "pause"))
+        self._rates = [number for rate in budget.rates() for number in (rate.limit, rate.interval)]
+        self._take, self._pause = redis.register_script(_TAKE), redis.register_script(_PAUSE)
 
     def take(self) -> float:
         """Count one request if it may be sent now. Return 0, or the seconds after which to ask again."""
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.time()
-        pipeline.pttl(self._pause_key)
-        pipeline.pexpire(self._sent_key, int(WINDOW * 2000))  # nobody sends: nothing stays behind
-        (seconds, microseconds), pause, _ = pipeline.execute()
-        if pause > 0:
-            return float(pause / 1000)
-        item = RateItem("", seconds * 1000 + microseconds // 1000)
-        if self._bucket.put(item):
-            self._bucket.leak(item.timestamp)
-            return 0.0
-        return _seconds_until_room(self._bucket, item)
+        keys = [self._sent_key, self._pause_key]
+        return float(self._take(keys=keys, args=[uuid.uuid4().hex, *self._rates])) / 1000
 
     def pause(self, seconds: float) -> float:
         """Let nobody send for so many seconds, or for longer if that was said before."""
-        milliseconds = int(seconds * 1000)
-        if milliseconds > self._redis.pttl(self._pause_key):
-            self._redis.set(self._pause_key, 1, px=max(1, milliseconds))
+        self._pause(keys=[self._pause_key], args=[max(1, int(seconds * 1000))])
         return 0.0
-
-
-def _seconds_until_room(bucket: AbstractBucket, refused: RateItem) -> float:
-    milliseconds = bucket.waiting(refused)
-    assert isinstance(milliseconds, int)  # noqa: S101 - not the async kind
-    return max(1, milliseconds) / 1000
 
 
 def _checked(wait: float) -> float:
     """Hand a wait that is too long for a worker to Airflow. No budget of our own makes one: only Splashify does."""
-    if wait > max(LONGEST_WAIT, WINDOW * _MARGIN):
+    if wait > LONGEST_WAIT + _APART:
         raise RateLimitError(
             429,
             f"Splashify has said that the rate limit of this key is reached for another {wait:.0f} s. Nothing was "
@@ -226,17 +250,17 @@ def _checked(wait: float) -> float:
     return wait
 
 
-_pacers: dict[Budget, Pacer] = {}
+_pacers: dict[tuple[str, str], Pacer] = {}
 _pacers_lock = threading.Lock()
 
 
 def pacer_for(budget: Budget) -> Pacer:
-    """Give the one pacer that this process has for a budget.
+    """Give the one pacer that this process has for a key; where budgets for it differ, the lowest holds for all.
 
     :param budget: What may be sent.
     :return: The pacer.
     """
     with _pacers_lock:
-        if budget not in _pacers:
-            _pacers[budget] = Pacer(budget)
-        return _pacers[budget]
+        pacer = _pacers.setdefault((budget.name, budget.storage), Pacer(budget))
+        pacer.narrow(budget)
+        return pacer

@@ -6,7 +6,7 @@ import zlib
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from splashify_provider.exceptions import SplashifyError
+from splashify_provider.exceptions import RateLimitError, SplashifyError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,17 +43,41 @@ else:
                 return RetryDecision.default()
             if not exception.retryable:
                 return RetryDecision.fail(reason=str(exception))
-            if not exception.retry_after:
+            ti = (context or {}).get("ti")
+            delay = exception.retry_after
+            if not delay and isinstance(exception, RateLimitError):
+                # By Airflow's own delay mapped tasks would come back together, to be limited again.
+                delay = max(own_delay(getattr(ti, "task", None), try_number), WINDOW)
+            if not delay:
                 return RetryDecision.default()
-            delay = min(exception.retry_after, LONGEST_DELAY) + stagger((context or {}).get("ti"), try_number)
+            delay = min(delay, LONGEST_DELAY) + stagger(ti, try_number)
             return RetryDecision.retry(delay=timedelta(seconds=delay), reason=str(exception))
 
     DEFAULT_RETRY_POLICY = SplashifyRetryPolicy()
 
+WINDOW = 60.0  # the vendor counts requests per minute
 LONGEST_DELAY = 86_400.0
 _SECONDS_FOR_ONE = 5.0
-_SECONDS_FOR_MAPPED = 60.0  # the vendor's window: so many tasks come back as evenly as they may send
+_SECONDS_FOR_MAPPED = WINDOW  # so many tasks come back as evenly as they may send
 _GOLDEN_RATIO = 0.6180339887498949
+
+
+def own_delay(task: Any, try_number: int) -> float:
+    """Give the delay that a task's own settings ask for, growing with the tries if they say so.
+
+    :param task: The operator, or None.
+    :param try_number: Which try it was, from 1.
+    :return: Seconds.
+    """
+    delay = (getattr(task, "retry_delay", None) or timedelta(0)).total_seconds()
+    growth = float(getattr(task, "retry_exponential_backoff", 0) or 1)
+    if growth <= 1:
+        return delay
+    most = (getattr(task, "max_retry_delay", None) or timedelta(seconds=LONGEST_DELAY)).total_seconds()
+    try:
+        return min(delay * growth ** (try_number - 1), most)
+    except OverflowError:
+        return most
 
 
 def stagger(ti: Any, try_number: int) -> float:

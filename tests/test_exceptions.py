@@ -145,6 +145,8 @@ def test_the_other_403s_name_plan_or_account():
         ({}, '{"retryAfter": 23.5}', 23.5),
         ({"Retry_After": "17"}, '{"Retry-After": 23}', 17),
         ({"Retry_After": "soon"}, '{"Retry-After": 23}', 23),
+        ({"Retry_After": "1e300"}, "", 86_400),
+        ({"Retry_After": "Sun, 22 Nov 2099 12:00:00 GMT"}, "", 86_400),
         ({"Retry_After": "-1"}, "", None),
         ({"Retry_After": "nan"}, "", None),
         ({"Retry_After": "Mon, 01 Jan 2024 00:00:00 +99999999999999999999"}, "", None),
@@ -157,6 +159,7 @@ def test_the_other_403s_name_plan_or_account():
 def test_retry_after_is_read_from_the_header_then_the_body(headers, body, seconds):
     assert read(429, body, **headers).retry_after == seconds
     assert read(503, body, **headers).retry_after == seconds
+    assert len(str(read(429, body, **headers))) < 400
 
 
 def test_a_redirect_names_where_it_leads_without_its_query():

@@ -10,11 +10,13 @@ import time
 from collections import Counter
 
 import pytest
+import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splashify_provider import rate_limit
 from splashify_provider.exceptions import RateLimitError
+from splashify_provider.hooks.batch import is_worth_another_try
 from splashify_provider.rate_limit import Budget, Pacer, pacer_for
 from splashify_provider.sandbox.server import Sandbox
 from splashify_provider.sandbox.workspace import DEFAULT_KEY
@@ -72,6 +74,12 @@ class TestInMemory:
         times = send(Pacer(Budget("x", 60, 1), clock), clock, 61)
         assert {round(later - at, 2) for at, later in itertools.pairwise(times)} == {1.02}
 
+    @pytest.mark.parametrize(("per_minute", "burst"), [(100_000, 1), (61_001, 1), (100_000, 99_999), (1, 1)])
+    def test_the_widest_budgets_that_a_connection_may_have_work(self, per_minute, burst):
+        clock = Clock()
+        times = send(Pacer(Budget("x", per_minute, burst), clock), clock, 3)
+        assert times[-1] - times[0] == pytest.approx(0 if per_minute > 1 else 122, abs=0.01)
+
     def test_a_request_that_arrives_late_does_not_make_the_next_ones_too_early(self):
         # The first is counted by Splashify 0.9 s after it left; 60 s after that there is room again.
         clock = Clock()
@@ -87,6 +95,16 @@ class TestInMemory:
     def test_one_process_has_one_door_for_a_budget(self):
         assert pacer_for(Budget("x", 5, 5)) is pacer_for(Budget("x", 5, 5))
         assert pacer_for(Budget("x", 5, 5)) is not pacer_for(Budget("y", 5, 5))
+
+    def test_who_asks_for_more_on_the_same_key_gets_what_the_most_modest_asked_for(self, monkeypatch):
+        clock = Clock()
+        monkeypatch.setattr(rate_limit, "monotonic", clock)
+        wide = pacer_for(Budget("x", 100, 100))
+        assert [wide.try_acquire() for _ in range(8)] == [0] * 8
+        modest = pacer_for(Budget("x", 10, 10))
+        assert [modest.try_acquire() for _ in range(2)] == [0] * 2
+        assert wide.try_acquire() > 60
+        assert pacer_for(Budget("x", 100, 1)).try_acquire() > 6
 
     def test_threads_share_it(self, monkeypatch):
         monkeypatch.setattr(rate_limit, "WINDOW", 0.6)
@@ -137,6 +155,16 @@ class TestPause:
         assert 20 <= send(pacer, clock, 1)[0] - 1000 <= 21
         assert caplog.text.count("rate limit is reached although requests are paced") == 1
 
+    @pytest.mark.parametrize("seconds", [61, 90])
+    def test_an_ordinary_minute_is_waited_for_also_where_clocks_differ(self, seconds):
+        for _ in range(20):
+            clock = Clock()
+            pacer = Pacer(Budget("x", 100, 100), clock)
+            error = RateLimitError(429, "x", seconds)
+            assert is_worth_another_try(error)
+            pacer.pause(error.retry_after)
+            assert seconds <= send(pacer, clock, 1)[0] - 1000 <= seconds + 0.5
+
     def test_a_wait_that_is_too_long_to_hold_a_worker_is_handed_to_airflow(self):
         clock = Clock()
         pacer = Pacer(Budget("x", 100, 100), clock)
@@ -171,6 +199,14 @@ class TestRedis:
         assert 59 < two.try_acquire() <= 61.1
         assert 59 < one.try_acquire() <= 61.1
         assert shared("another").try_acquire() == 0
+
+    def test_the_lower_of_two_budgets_holds_there_too(self, redis_server):
+        wide = pacer_for(Budget("x", 100, 100, redis_server.url))
+        assert [wide.try_acquire() for _ in range(8)] == [0] * 8
+        pacer_for(Budget("x", 10, 10, redis_server.url))
+        other = Pacer(Budget("x", 100, 100, redis_server.url))
+        assert [other.try_acquire() for _ in range(2)] == [0] * 2
+        assert wide.try_acquire() > 59
 
     def test_a_refused_request_is_counted_nowhere(self, shared, redis_server, monkeypatch):
         monkeypatch.setattr(rate_limit, "WINDOW", 0.5)
@@ -221,6 +257,26 @@ class TestRedis:
         assert [two.try_acquire() for _ in range(2)] == [0] * 2
         assert two.try_acquire() > 50
 
+    def test_a_store_that_takes_no_writes_is_down_until_it_takes_them(self, shared, redis_server, caplog, monkeypatch):
+        monkeypatch.setattr(rate_limit, "_STORE_DOWN_FOR", 0.0)
+        client, pacer = redis.Redis.from_url(redis_server.url), shared(per_minute=20)
+        client.config_set("maxmemory", 1)
+        with caplog.at_level("INFO"):
+            assert [pacer.try_acquire() for _ in range(4)] == [0] * 4
+            assert caplog.text.count("can't be used") == 1
+            assert "storage is back" not in caplog.text
+            client.config_set("maxmemory", 0)
+            assert [pacer.try_acquire() for _ in range(4)] == [0] * 4
+        assert caplog.text.count("storage is back") == 1
+        assert caplog.text.count("can't be used") == 1
+
+    def test_a_clock_of_the_store_that_was_set_back_costs_a_window_at_most(self, shared, redis_server):
+        pacer, client = shared(), redis.Redis.from_url(redis_server.url)
+        assert pacer.try_acquire() == 0
+        (key,) = client.keys("*sent")
+        client.zadd(key, {str(number): (time.time() + 3600) * 1000 for number in range(5)})
+        assert 60 < pacer.try_acquire() <= 61
+
     def test_a_store_that_was_emptied_is_no_outage(self, shared, redis_server, caplog):
         pacer = shared()
         assert pacer.try_acquire() == 0
@@ -243,13 +299,37 @@ class TestRedis:
 
         connect(sandbox.base_url, extra={"rate_limit_storage": redis_server.url})
         SplashifyHook().assign("12025550101", ADA)
-        client = rate_limit._Store(Budget("y", 1, 1, redis_server.url))._redis
+        client = redis.Redis.from_url(redis_server.url)
         keys = client.keys("*")
         assert keys
         assert not [key for key in keys if DEFAULT_KEY.encode() in key]
-        SplashifyHook().assign("12025550101", ADA)
-        assert all(0 < client.ttl(key) <= 120 for key in keys)
+        assert all(0 < client.ttl(key) <= 122 for key in keys)  # also where nothing is sent ever again
 
+    def test_processes_that_race_get_the_budget_and_no_more(self, redis_server):
+        command = [sys.executable, "-c", RACER, redis_server.url]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        racers = [subprocess.Popen(command, **pipes) for _ in range(6)]
+        for racer in racers:
+            assert racer.stdout.readline() == "ready\n"
+        for racer in racers:
+            racer.stdin.write("go\n")
+            racer.stdin.flush()
+        granted = [[int(word) for word in racer.communicate(timeout=60)[0].split()] for racer in racers]
+        assert [sum(of_one_key) for of_one_key in zip(*granted, strict=True)] == [20] * 30
+
+
+RACER = """
+import sys
+from splashify_provider.rate_limit import Budget, Pacer
+
+pacers = [Pacer(Budget(str(number), 20, 20, sys.argv[1])) for number in range(30)]
+for pacer in pacers:
+    assert pacer.try_acquire() == 0  # it is connected
+print("ready", flush=True)
+sys.stdin.readline()
+for pacer in pacers:
+    print(1 + sum(pacer.try_acquire() == 0 for _ in range(20)))
+"""
 
 WORKER = """
 import json, os, sys

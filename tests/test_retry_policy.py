@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import pickle
 from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
@@ -46,9 +47,44 @@ class TestDecisions:
         assert timedelta(seconds=90) <= decision.retry_delay <= timedelta(seconds=95)
         assert decision.reason == str(error)
 
-    @pytest.mark.parametrize("error", [SplashifyConnectionError("x"), RateLimitError(429, "x"), ValueError("x")])
+    @pytest.mark.parametrize("error", [SplashifyConnectionError("x"), ServerError(503, "x"), ValueError("x")])
     def test_what_says_nothing_of_a_wait_keeps_the_tasks_own_delay(self, error):
         assert evaluate(error).action.name == "DEFAULT"
+
+    @pytest.mark.parametrize("asked", [None, 0.0])
+    def test_mapped_tasks_that_were_limited_come_back_apart_and_after_the_window_if_no_wait_is_said(self, asked):
+        decisions = [evaluate(RateLimitError(429, "Limited.", asked), instance(index)) for index in range(30)]
+        delays = sorted(decision.retry_delay.total_seconds() for decision in decisions)
+        assert 60 <= delays[0]
+        assert delays[-1] < 120
+        assert all(later - delay > 0.5 for delay, later in itertools.pairwise(delays))
+        assert {decision.reason for decision in decisions} == {"Limited."}
+
+    @pytest.mark.parametrize(
+        ("own", "try_number", "least"),
+        [
+            ({"retry_delay": timedelta(seconds=1)}, 1, 60),
+            ({"retry_delay": timedelta(minutes=5)}, 3, 300),
+            ({"retry_delay": timedelta(minutes=5), "retry_exponential_backoff": 2.0}, 1, 300),
+            ({"retry_delay": timedelta(minutes=5), "retry_exponential_backoff": 2.0}, 3, 1200),
+            ({"retry_delay": timedelta(minutes=5), "retry_exponential_backoff": 3.0}, 3, 2700),
+            (
+                {
+                    "retry_delay": timedelta(minutes=5),
+                    "retry_exponential_backoff": 2.0,
+                    "max_retry_delay": timedelta(minutes=9),
+                },
+                3,
+                540,
+            ),
+            ({"retry_delay": timedelta(minutes=5), "retry_exponential_backoff": 1e6}, 5000, 86_400),
+        ],
+    )
+    def test_limited_without_a_wait_the_tasks_own_delay_is_the_least_and_grows_as_it_asks(self, own, try_number, least):
+        ti = instance()
+        ti.task = SplashifyReleaseOperator(task_id="t", user_phone_number="+12025550101", **own)
+        delay = evaluate(RateLimitError(429, "x"), ti, try_number).retry_delay
+        assert timedelta(seconds=least) <= delay < timedelta(seconds=least + 5)
 
     def test_what_waiting_cannot_heal_fails_at_once(self):
         decision = evaluate(AgentNotFoundError(400, "Agent not found: add them."))

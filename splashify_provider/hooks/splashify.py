@@ -100,8 +100,8 @@ class SplashifyHook(BaseHook):
     :param max_attempts: How often one request is tried. The connection's, else 3, unless given.
     :param requests_per_minute: What may be sent in any 60 seconds. The connection's, else 90, unless given.
     :param burst: How much of it may be sent at once. The connection's, else all, unless given.
-    :param rate_limit_storage: Where that is counted: ``memory://`` or ``redis://…``. The connection's, else memory,
-        unless given.
+    :param rate_limit_storage: Where that is counted: ``memory://``, so that each try of a task, being a process of
+        its own, counts for itself, or ``redis://…``, for all of them. The connection's, else memory, unless given.
     :param sleep: Waits between attempts, given seconds; for tests.
     """
 
@@ -329,8 +329,7 @@ class SplashifyHook(BaseHook):
         try:
             return self._exchange(phone, email)
         except RateLimitError as error:
-            if error.retry_after:
-                self._pacer.pause(error.retry_after)
+            self._pacer.pause(error.retry_after or retry_delay(1, None))
             raise
 
     def _exchange(self, phone: str, email: str) -> str:
