@@ -17,7 +17,7 @@ os.environ["AIRFLOW_CONN_SPLASHIFY_DEFAULT"] = json.dumps(
 )
 
 # All that the operator imports when it runs.
-import splashify_provider.bulk.plan  # noqa: E402
+import splashify_provider.bulk.checked  # noqa: E402
 import splashify_provider.bulk.progress  # noqa: E402
 import splashify_provider.bulk.record  # noqa: E402
 import splashify_provider.bulk.rows  # noqa: E402

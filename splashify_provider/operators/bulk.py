@@ -15,7 +15,7 @@ from splashify_provider.operators.base import SplashifyOperator
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from splashify_provider.bulk.plan import Plan
+    from splashify_provider.bulk.checked import CheckedRows
     from splashify_provider.bulk.progress import Progress
     from splashify_provider.bulk.record import Checkpoint, Report
     from splashify_provider.hooks.batch import Assignment
@@ -99,42 +99,45 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
 
     def _run(self, context: Mapping[str, Any]) -> dict[str, Any]:
         # Imported here so that parsing a DAG loads no HTTP library.
-        from splashify_provider.bulk.plan import Plan
+        from splashify_provider.bulk.checked import CheckedRows
         from splashify_provider.bulk.progress import Progress
         from splashify_provider.bulk.record import Checkpoint
         from splashify_provider.bulk.rows import rows_of
 
         rows = rows_of(self.assignments)
         if self.is_dry_run:
-            return self._rehearse(Plan(rows, self.hook, lambda _: False))
+            return self._rehearse(CheckedRows(rows, self.hook, lambda _: False))
         identity = _identity(context)
         store = context.get("task_state_store")
         checkpoint = Checkpoint(store, hashlib.sha256(identity.encode()).digest()) if store is not None else None
         report, done_by_report = self._report(identity, is_needed=checkpoint is None)
         is_done = checkpoint.is_done if checkpoint else done_by_report
-        plan = Plan(rows, self.hook, is_done)
-        self._check(plan)
-        if checkpoint is None and plan.is_all_done:  # it had succeeded, and was cleared to be done again
+        checked = CheckedRows(rows, self.hook, is_done)
+        self._check(checked)
+        if checkpoint is None and checked.is_all_done:  # it had succeeded, and was cleared to be done again
             is_done = lambda _: False  # noqa: E731
-            plan.done = 0
+            checked.done = 0
         if report:
-            report.open(append=plan.done > 0)
-        progress = Progress(plan.to_send, self.hook.requests_per_minute, self.log.info)
+            report.open(append=checked.done > 0)
+        progress = Progress(checked.to_send, self.hook.requests_per_minute, self.log.info)
         self.log.info(
             "%s rows: %s to send, %s done by an earlier try, %s repeated, %s invalid; at most %s a minute.",
-            *(f"{count:,}" for count in (plan.total, plan.to_send, plan.done, plan.duplicates, plan.invalid)),
+            *(
+                f"{count:,}"
+                for count in (checked.total, checked.to_send, checked.done, checked.duplicates, checked.invalid)
+            ),
             f"{self.hook.requests_per_minute:,}",
         )
         try:
-            self._send(plan, is_done, progress, checkpoint, report)
+            self._send(checked, is_done, progress, checkpoint, report)
         finally:
             if checkpoint:
                 checkpoint.save()
             if report:
                 report.close()
-        progress.log_table(plan.done)
-        summary = _summary(plan, progress.counts, progress.failures)
-        error = self._error(plan, progress)
+        progress.log_table(checked.done)
+        summary = _summary(checked, progress.counts, progress.failures)
+        error = self._error(checked, progress)
         if error:
             if ti := context.get("ti"):  # what a task returns is lost when it fails
                 ti.xcom_push(key="return_value", value=summary)
@@ -159,23 +162,23 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
         skips = self.on_conversation_not_found == "skip"
         return frozenset({"assigned", "conversation_not_found"} if skips else {"assigned"})
 
-    def _check(self, plan: Plan) -> None:
+    def _check(self, checked: CheckedRows) -> None:
         """Refuse the batch for its bad rows, all of them at once."""
-        for problem in plan.problems:
+        for problem in checked.problems:
             self.log.log(30 if self.on_invalid == "skip" else 40, "%s", problem)
-        if plan.conflicts or (plan.invalid and self.on_invalid == "fail"):
-            bad = plan.conflicts + plan.invalid
-            shown = plan.problems[:_MOST_PROBLEMS_IN_ERROR]
+        if checked.conflicts or (checked.invalid and self.on_invalid == "fail"):
+            bad = checked.conflicts + checked.invalid
+            shown = checked.problems[:_MOST_PROBLEMS_IN_ERROR]
             more = f" … and {bad - len(shown):,} more (see the log)." if bad > len(shown) else ""
             raise SplashifyConfigurationError(
-                f"{bad:,} of {plan.total:,} rows can't be sent, so nothing was sent. Correct them"
-                + ("" if plan.conflicts else " (or set on_invalid='skip')")
+                f"{bad:,} of {checked.total:,} rows can't be sent, so nothing was sent. Correct them"
+                + ("" if checked.conflicts else " (or set on_invalid='skip')")
                 + f", then clear this task. {' '.join(shown)}{more}"
             )
 
     def _send(
         self,
-        plan: Plan,
+        checked: CheckedRows,
         is_done: Callable[[Assignment], bool],
         progress: Progress,
         checkpoint: Checkpoint | None,
@@ -190,7 +193,7 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
 
         done = self._outcomes_that_are_done
         outcomes = self.hook.assign_many(
-            plan.items(is_done),
+            checked.items(is_done),
             max_in_flight=self.max_in_flight,
             max_consecutive_failures=self.max_consecutive_failures,
             on_idle=tick,
@@ -204,28 +207,28 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
                     checkpoint.add(outcome, self.max_in_flight)
                 tick()
 
-    def _error(self, plan: Plan, progress: Progress) -> SplashifyError | None:
+    def _error(self, checked: CheckedRows, progress: Progress) -> SplashifyError | None:
         """Decide whether the batch has failed, and whether a retry may heal it."""
         error = progress.stopped_by or progress.last_failure or progress.last_rejection
-        done = sum(progress.counts[outcome] for outcome in self._outcomes_that_are_done) + plan.done
+        done = sum(progress.counts[outcome] for outcome in self._outcomes_that_are_done) + checked.done
         if error is None or (done and not progress.stopped_by and not self.fail_on_partial_error):
             return None
-        missing = plan.to_send + plan.done - done
+        missing = checked.to_send + checked.done - done
         error = copy.copy(error)
         error.message = (
-            f"{missing:,} of {plan.to_send + plan.done:,} assignments are not done"
+            f"{missing:,} of {checked.to_send + checked.done:,} assignments are not done"
             + (", and the batch was stopped" if progress.stopped_by else "")
             + f". {error.message}"
         )
         return error
 
-    def _rehearse(self, plan: Plan) -> dict[str, Any]:
-        self._check(plan)
+    def _rehearse(self, checked: CheckedRows) -> dict[str, Any]:
+        self._check(checked)
         self.log.info(
             "Dry run, nothing was sent: would send %s assignments; %s repeated, %s invalid.",
-            *(f"{count:,}" for count in (plan.to_send, plan.duplicates, plan.invalid)),
+            *(f"{count:,}" for count in (checked.to_send, checked.duplicates, checked.invalid)),
         )
-        return _summary(plan, {"invalid": plan.invalid} if plan.invalid else {}, [])
+        return _summary(checked, {"invalid": checked.invalid} if checked.invalid else {}, [])
 
 
 def _identity(context: Mapping[str, Any]) -> str:
@@ -234,11 +237,11 @@ def _identity(context: Mapping[str, Any]) -> str:
     return "/".join(str(getattr(ti, part, "")) for part in ("dag_id", "run_id", "task_id", "map_index"))
 
 
-def _summary(plan: Plan, counts: Mapping[str, int], failures: list[dict[str, Any]]) -> dict[str, Any]:
+def _summary(checked: CheckedRows, counts: Mapping[str, int], failures: list[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "total": plan.total,
+        "total": checked.total,
         "counts": dict(counts),
-        "done_before": plan.done,
-        "duplicates": plan.duplicates,
+        "done_before": checked.done,
+        "duplicates": checked.duplicates,
         "failures": failures,
     }

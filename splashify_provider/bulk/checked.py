@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _MOST_PROBLEMS_KEPT = 1000
 
 
-class Plan:
+class CheckedRows:
     """A first reading of all rows, which keeps a number and a position of each and nothing else.
 
     :param rows: Starts to read the rows.
