@@ -31,9 +31,6 @@ class Store(dict):  # type: ignore[type-arg]
     def set(self, key: str, value: str) -> None:
         """Take a value, and forget it."""
 
-    def delete(self, key: str) -> None:
-        """Forget it again."""
-
 
 def peak() -> float:
     """Give the most memory this process has had, in MB."""

@@ -47,11 +47,6 @@ class CheckedRows:
         """How many assignments are to be sent."""
         return len(self._first) - self.done
 
-    @property
-    def is_all_done(self) -> bool:
-        """Whether an earlier try has left nothing to do."""
-        return self.done > 0 and self.to_send == 0
-
     def items(self, is_done: Callable[[Assignment], bool]) -> Iterator[Assignment | AssignmentOutcome]:
         """Read the rows once more.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,8 +30,9 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
     (waiting may heal it) or ``not_attempted`` (the batch was stopped: the key is refused, or Splashify is down).
 
     A retry, or clearing the task after it failed, sends only what is not done yet (Airflow 3.3 and later; before,
-    if there is a ``report_path``). Clearing a task that succeeded sends everything again. Repeating is harmless in
-    any case: assigning to the same agent twice changes nothing.
+    if there is a ``report_path``). Clearing a task that succeeded sends everything again, as does a new API key.
+    Repeating is harmless in any case: assigning to the same agent twice changes nothing. On Airflow 3.3 and later the
+    task's state store belongs to the operator, which clears it when a batch is complete.
 
     XCom gets ``total``, ``counts`` by outcome, ``done_before`` (by an earlier try), ``duplicates``, and the first 100
     ``failures`` with masked numbers, also when the task fails.
@@ -44,8 +44,9 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
     :param splashify_conn_id: The Airflow connection. (templated)
     :param report_path: Where to write one JSON line for every assignment as it goes: ``position`` (from 1),
         ``user_phone_number``, ``agent_email``, ``outcome``, ``message``, ``time``, and a ``key`` by which a retry
-        knows it again. Anything ``ObjectStoragePath`` understands; give each run (and each map index) its
-        own, as in ``/reports/{{ run_id }}.jsonl``. (templated)
+        knows it again; a last line of ``outcome`` ``finished`` when the batch is complete, and one of ``outdated`` for
+        each number that a retry gives to somebody else. Anything ``ObjectStoragePath`` understands; give each run (and
+        each map index) its own, as in ``/reports/{{ run_id }}.jsonl``. (templated)
     :param report_phone_numbers: ``"masked"`` to the last four digits, or ``"full"``.
     :param on_conversation_not_found: ``"fail"``, or ``"skip"`` where customers without an open conversation
         are normal.
@@ -101,24 +102,27 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
         # Imported here so that parsing a DAG loads no HTTP library.
         from splashify_provider.bulk.checked import CheckedRows
         from splashify_provider.bulk.progress import Progress
-        from splashify_provider.bulk.record import Checkpoint
+        from splashify_provider.bulk.record import Checkpoint, Earlier, Report
         from splashify_provider.bulk.rows import rows_of
 
         rows = rows_of(self.assignments)
         if self.is_dry_run:
             return self._rehearse(CheckedRows(rows, self.hook, lambda _: False))
-        identity = _identity(context)
+        secret = self.hook.fingerprint(_identity(context))
         store = context.get("task_state_store")
-        checkpoint = Checkpoint(store, hashlib.sha256(identity.encode()).digest()) if store is not None else None
-        report, done_by_report = self._report(identity, is_needed=checkpoint is None)
-        is_done = checkpoint.is_done if checkpoint else done_by_report
-        checked = CheckedRows(rows, self.hook, is_done)
+        checkpoint = Checkpoint(store, secret) if store is not None else None
+        report = Report(self.report_path, self.report_phone_numbers, secret) if self.report_path else None
+        earlier = Earlier(secret)
+        if checkpoint:
+            earlier = checkpoint.earlier
+        elif report:
+            earlier = report.earlier(self._outcomes_that_are_done)
+        checked = CheckedRows(rows, self.hook, earlier.is_done)
         self._check(checked)
-        if checkpoint is None and checked.is_all_done:  # it had succeeded, and was cleared to be done again
-            is_done = lambda _: False  # noqa: E731
-            checked.done = 0
+        if checkpoint:
+            checkpoint.begin(earlier.outdated)
         if report:
-            report.open(append=checked.done > 0)
+            report.open(append=checked.done > 0, outdated=earlier.outdated)
         progress = Progress(checked.to_send, self.hook.requests_per_minute, self.log.info)
         self.log.info(
             "%s rows: %s to send, %s done by an earlier try, %s repeated, %s invalid; at most %s a minute.",
@@ -129,7 +133,10 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
             f"{self.hook.requests_per_minute:,}",
         )
         try:
-            self._send(checked, is_done, progress, checkpoint, report)
+            self._send(checked, earlier.is_done, progress, checkpoint, report)
+            error = self._error(checked, progress)
+            if report and not error:
+                report.finish()
         finally:
             if checkpoint:
                 checkpoint.save()
@@ -137,7 +144,6 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
                 report.close()
         progress.log_table(checked.done)
         summary = _summary(checked, progress.counts, progress.failures)
-        error = self._error(checked, progress)
         if error:
             if ti := context.get("ti"):  # what a task returns is lost when it fails
                 ti.xcom_push(key="return_value", value=summary)
@@ -145,17 +151,6 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
         if checkpoint:
             checkpoint.forget()
         return summary
-
-    def _report(self, identity: str, *, is_needed: bool) -> tuple[Report | None, Callable[[Assignment], bool]]:
-        """Give the report, and what it knows of an earlier try if that is needed."""
-        from splashify_provider.bulk.record import Report, key_of
-
-        if not self.report_path:
-            return None, lambda _: False
-        secret = self.hook.fingerprint(identity)
-        report = Report(self.report_path, self.report_phone_numbers, secret)
-        keys = report.done(self._outcomes_that_are_done) if is_needed else frozenset()
-        return report, lambda item: bool(keys) and key_of(item, secret) in keys
 
     @property
     def _outcomes_that_are_done(self) -> frozenset[str]:
