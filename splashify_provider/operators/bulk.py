@@ -54,7 +54,8 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
     :param fail_on_partial_error: Whether the task fails if some assignments could not be made. If False, it fails
         only if none could, or if the batch was stopped.
     :param max_in_flight: How many requests may be waiting for their answer at once, 1 to 64.
-    :param max_consecutive_failures: After so many failures in a row the rest is not attempted.
+    :param max_consecutive_failures: After so many failures in a row the rest is not attempted: Splashify is down, or
+        the address is wrong. Answers about one row (no such agent, no conversation, any other 400) don't count.
     :param max_run_age: Skip if the run was due longer ago than this; see :class:`SplashifyAssignOperator`.
     :param dry_run: Check everything and log it, send nothing.
     :param retry_policy: Airflow 3.3 and later; waits as long as Splashify asks, unless given.
