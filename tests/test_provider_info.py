@@ -180,6 +180,7 @@ LAYERS = {
     "operators.base": {"exceptions", "retry_policy", "hooks.splashify"},
     "operators.bulk": {
         "exceptions",
+        "redaction",
         "hooks.batch",
         "operators.base",
         "bulk.checked",

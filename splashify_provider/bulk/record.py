@@ -24,6 +24,7 @@ CHUNK = 200  # assignments; what a killed worker may have to send again
 _SECONDS_BETWEEN_SAVES = 5.0
 _SECONDS_AFTER_A_FAILED_SAVE = 60.0
 _SECONDS_BETWEEN_UPLOADS = 30.0
+_UPLOAD_PAUSE = 20.0  # times as long as the last upload took: the batch waits for each, and the file grows
 _PAGE = 1000  # keys in one value of the store, 22 characters each: well below its limit of 64 kB
 _NUMBER, _AGENT = 14, 8  # hexadecimal digits of a key
 _NOBODY = "0" * _AGENT
@@ -184,7 +185,7 @@ class Report:
     """One JSON line for every assignment, written as it goes.
 
     On the worker's own file system each line is there at once. Other stores take whole files only: there it is
-    renewed every half minute, and at the end.
+    renewed every half minute (less often once that takes long), and at the end.
 
     :param path: Where; anything ``ObjectStoragePath`` understands.
     :param phone_numbers: ``masked`` or ``full``.
@@ -200,7 +201,7 @@ class Report:
         self._secret = secret
         self._own_key = hashlib.blake2b(b"finished", key=secret, digest_size=(_NUMBER + _AGENT) // 2).hexdigest()
         self._stream: IO[str] | None = None
-        self._uploaded_at = time.monotonic()
+        self._upload_at = time.monotonic() + _SECONDS_BETWEEN_UPLOADS
 
     def earlier(self, outcomes: frozenset[str]) -> Earlier:
         """Read what earlier tries of the same task have done.
@@ -273,7 +274,7 @@ class Report:
         if self._stream is not None:
             self._stream.write(json.dumps(entry, ensure_ascii=False) + "\n")
             self._stream.flush()
-            if not self._is_local and time.monotonic() - self._uploaded_at > _SECONDS_BETWEEN_UPLOADS:
+            if not self._is_local and time.monotonic() > self._upload_at:
                 try:
                     self._upload(self._stream)
                 except Exception as error:  # the end of the batch has another go
@@ -292,13 +293,15 @@ class Report:
         return cast("IO[str]", self._path.fs.open(self._path.path, mode, encoding="utf-8"))
 
     def _upload(self, stream: IO[str]) -> None:
-        self._uploaded_at = time.monotonic()
+        started = time.monotonic()
         stream.seek(0)
         try:
             with self._open("w") as target:
                 target.writelines(stream)
         finally:
             stream.seek(0, os.SEEK_END)
+            ended = time.monotonic()
+            self._upload_at = ended + max(_SECONDS_BETWEEN_UPLOADS, _UPLOAD_PAUSE * (ended - started))
 
 
 def _now() -> str:

@@ -10,6 +10,7 @@ from airflow.providers.common.compat.sdk import AirflowException
 
 from splashify_provider.exceptions import SplashifyConfigurationError, SplashifyError
 from splashify_provider.operators.base import SplashifyOperator
+from splashify_provider.redaction import quote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -53,7 +54,8 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
     :param on_invalid: ``"fail"`` before anything is sent if any row is invalid, or ``"skip"`` to go on without those.
     :param fail_on_partial_error: Whether the task fails if some assignments could not be made. If False, it fails
         only if none could, or if the batch was stopped.
-    :param max_in_flight: How many requests may be waiting for their answer at once, 1 to 64.
+    :param max_in_flight: How many requests may be waiting for their answer at once, 1 to 64. With 1, a task that is
+        told to stop waits for the answer under way first, for up to the connection's ``timeout``.
     :param max_consecutive_failures: After so many failures in a row the rest is not attempted: Splashify is down, or
         the address is wrong. Answers about one row (no such agent, no conversation, any other 400) don't count.
     :param max_run_age: Skip if the run was due longer ago than this; see :class:`SplashifyAssignOperator`.
@@ -90,6 +92,10 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
 
     _is_killed = False
 
+    def _stop_if_killed(self) -> None:
+        if self._is_killed:
+            raise AirflowException("The task was told to stop (SIGTERM). A retry sends only what is not done yet.")
+
     def _check_arguments(self) -> None:
         super()._check_arguments()
         self._check_choice("on_invalid", "fail", "skip")
@@ -104,11 +110,15 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
         from splashify_provider.bulk.checked import CheckedRows
         from splashify_provider.bulk.progress import Progress
         from splashify_provider.bulk.record import Checkpoint, Earlier, Report
-        from splashify_provider.bulk.rows import rows_of
+        from splashify_provider.bulk.rows import is_read_from, rows_of
 
         rows = rows_of(self.assignments)
+        if self.report_path and is_read_from(self.assignments, self.report_path):
+            raise SplashifyConfigurationError(
+                "report_path is the file of assignments itself, which the report would replace. Nothing was sent."
+            )
         if self.is_dry_run:
-            return self._rehearse(CheckedRows(rows, self.hook, lambda _: False))
+            return self._rehearse(CheckedRows(rows, self.hook, lambda _: False, self._stop_if_killed))
         secret = self.hook.fingerprint(_identity(context))
         store = context.get("task_state_store")
         checkpoint = Checkpoint(store, secret) if store is not None else None
@@ -118,7 +128,7 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
             earlier = checkpoint.earlier
         elif report:
             earlier = report.earlier(self._outcomes_that_are_done)
-        checked = CheckedRows(rows, self.hook, earlier.is_done)
+        checked = CheckedRows(rows, self.hook, earlier.is_done, self._stop_if_killed)
         self._check(checked)
         if checkpoint:
             checkpoint.begin(earlier.outdated)
@@ -146,12 +156,21 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
         progress.log_table(checked.done)
         summary = _summary(checked, progress.counts, progress.failures)
         if error:
-            if ti := context.get("ti"):  # what a task returns is lost when it fails
-                ti.xcom_push(key="return_value", value=summary)
+            self._push(context, summary)
             raise error
         if checkpoint:
             checkpoint.forget()
         return summary
+
+    def _push(self, context: Mapping[str, Any], summary: dict[str, Any]) -> None:
+        """Give XCom the summary of a task that fails: what it returns would be lost."""
+        ti = context.get("ti")
+        if ti is None or not self.do_xcom_push:
+            return
+        try:
+            ti.xcom_push(key="return_value", value=summary)
+        except Exception as error:  # must not hide why the task fails
+            self.log.warning("The summary could not be pushed to XCom (%s).", quote(error))
 
     @property
     def _outcomes_that_are_done(self) -> frozenset[str]:
@@ -184,8 +203,7 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
             progress.log_if_due()
             if checkpoint:
                 checkpoint.save_if_due()
-            if self._is_killed:
-                raise AirflowException("The task was told to stop (SIGTERM). A retry sends only what is not done yet.")
+            self._stop_if_killed()
 
         done = self._outcomes_that_are_done
         outcomes = self.hook.assign_many(
