@@ -210,7 +210,7 @@ class Report:
         :return: What is done; another task's keys mean nothing here.
         """
         earlier = Earlier(self._secret)
-        if self._path.exists():
+        if self._exists():
             with self._open("r") as stream:
                 for line in stream:
                     try:
@@ -249,7 +249,7 @@ class Report:
                 _drop_a_line_that_was_cut_off(path)
             return
         self._stream = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - closed by close()
-        if append and self._path.exists():
+        if append and self._exists():
             with self._open("r") as earlier:
                 self._stream.writelines(earlier)
 
@@ -287,6 +287,10 @@ class Report:
                 self._upload(self._stream)
             self._stream.close()
             self._stream = None
+
+    def _exists(self) -> bool:
+        # Not the path's own exists(): without its connection, Airflow 3.3's asks the store with none at all.
+        return bool(self._path.fs.exists(self._path.path))
 
     def _open(self, mode: str) -> IO[str]:
         # Not the path's own open(): what that gives can't be iterated on Airflow 2.11.

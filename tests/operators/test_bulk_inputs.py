@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, BaseHook, ObjectStoragePath
 
 from splashify_provider.bulk import record
 from splashify_provider.exceptions import ServerError
@@ -40,6 +40,18 @@ class TestFiles:
         with pytest.raises(AirflowFailException, match="more than one column"):
             run(str(path))
         assert not sandbox.workspace.answers
+
+    @pytest.mark.parametrize("missing", ["assignments", "report_path"])
+    def test_a_storage_connection_that_is_missing_is_the_one_that_is_named(self, workspace, monkeypatch, missing):
+        def no_file_system(self):
+            return BaseHook.get_connection("minio_files")
+
+        workspace()
+        monkeypatch.setattr(ObjectStoragePath, "fs", property(no_file_system))
+        arguments = {"assignments": rows(1), missing: "s3://minio_files@bucket/file"}
+        with pytest.raises(AirflowFailException, match="`minio_files` isn't defined: create connection") as raised:
+            run(**arguments)
+        assert "splashify_default" not in str(raised.value)
 
     def test_other_columns_may_come_twice(self, workspace, tmp_path):
         workspace()

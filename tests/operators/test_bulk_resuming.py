@@ -116,14 +116,14 @@ class TestFinishing:
 
 
 class TestStoresThatFail:
-    def test_one_that_refuses_writes_is_asked_twice_not_for_every_row(self, workspace, log):
+    def test_one_that_refuses_writes_is_asked_twice_not_for_every_row(self, workspace, caplog):
         workspace()
         store = BrokenStore("set")
         assert run(rows(*range(1000)), {"task_state_store": store})["counts"] == {"assigned": 1000}
         assert store.calls.count("set") <= 2
-        assert log.text.count("could not be saved") == 1
+        assert caplog.text.count("could not be saved") == 1
 
-    def test_one_that_recovers_has_everything(self, workspace, log, monkeypatch, tmp_path):
+    def test_one_that_recovers_has_everything(self, workspace, caplog, monkeypatch, tmp_path):
         monkeypatch.setattr(record, "_SECONDS_AFTER_A_FAILED_SAVE", 0.0)
         workspace()
         store = BrokenStore("set")
@@ -139,7 +139,7 @@ class TestStoresThatFail:
         with pytest.raises(AirflowFailException):
             run([*rows(*range(900)), *rows(901, agent=DAN)], context, report_path=str(tmp_path / "r.jsonl"))
         assert len("".join(store.values())) == 22 * 900
-        assert log.text.count("could not be saved") == 1
+        assert caplog.text.count("could not be saved") == 1
 
     def test_a_complete_batch_is_green_though_its_checkpoint_stays(self, workspace, log):
         workspace()
