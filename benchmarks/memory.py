@@ -17,7 +17,7 @@ os.environ["AIRFLOW_CONN_SPLASHIFY_DEFAULT"] = json.dumps(
 )
 
 # All that the operator imports when it runs.
-import splashify_provider.bulk.plan  # noqa: E402
+import splashify_provider.bulk.checked  # noqa: E402
 import splashify_provider.bulk.progress  # noqa: E402
 import splashify_provider.bulk.record  # noqa: E402
 import splashify_provider.bulk.rows  # noqa: E402
@@ -30,9 +30,6 @@ class Store(dict):  # type: ignore[type-arg]
 
     def set(self, key: str, value: str) -> None:
         """Take a value, and forget it."""
-
-    def delete(self, key: str) -> None:
-        """Forget it again."""
 
 
 def peak() -> float:

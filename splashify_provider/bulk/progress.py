@@ -6,18 +6,14 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, get_args
 
-from splashify_provider.exceptions import (
-    AuthenticationError,
-    PermissionDeniedError,
-    SplashifyError,
-)
 from splashify_provider.hooks.batch import AssignmentOutcome, Outcome
 from splashify_provider.redaction import mask_phone_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_REFUSED_KEY = (AuthenticationError, PermissionDeniedError)  # says more than what else was refused meanwhile
+    from splashify_provider.exceptions import SplashifyError
+
 _SECONDS_BETWEEN_LINES = 10.0
 _MOST_FAILURES = 100
 _MOST_FAILURES_IN_LOG = 20
@@ -50,11 +46,10 @@ class Progress:
         self.counts[outcome.outcome] += 1
         if is_done:
             return
-        if outcome.outcome == "not_attempted":
-            self.stopped_by = outcome.error
-        elif outcome.outcome == "failed":
+        self.stopped_by = outcome.stopped_by or self.stopped_by
+        if outcome.outcome == "failed":
             self.last_failure = outcome.error
-        elif outcome.outcome != "invalid" and not isinstance(self.last_rejection, _REFUSED_KEY):
+        elif outcome.outcome != "invalid":
             self.last_rejection = outcome.error
         if len(self.failures) < _MOST_FAILURES:
             self.failures.append(
@@ -98,5 +93,6 @@ class Progress:
         self._log("The batch took %.1f s:", time.monotonic() - self._started)
         for outcome, count in rows:  # a line each: log viewers show a line break as they like
             self._log("    %-24s %9s", outcome, f"{count:,}")
-        for failure in self.failures[:_MOST_FAILURES_IN_LOG]:
+        told = [failure for failure in self.failures if failure["outcome"] != "not_attempted"]  # those all say the same
+        for failure in told[:_MOST_FAILURES_IN_LOG]:
             self._log("%s %s: %s", failure["position"], failure["outcome"], failure["message"])

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import sys
 import tempfile
 import time
 from datetime import datetime, timezone
@@ -21,8 +22,12 @@ log = logging.getLogger(__name__)
 
 CHUNK = 200  # assignments; what a killed worker may have to send again
 _SECONDS_BETWEEN_SAVES = 5.0
+_SECONDS_AFTER_A_FAILED_SAVE = 60.0
 _SECONDS_BETWEEN_UPLOADS = 30.0
-_PAGE = 1000  # keys in one value of the store, 16 characters each: well below its limit of 64 kB
+_UPLOAD_PAUSE = 20.0  # times as long as the last upload took: the batch waits for each, and the file grows
+_PAGE = 1000  # keys in one value of the store, 22 characters each: well below its limit of 64 kB
+_NUMBER, _AGENT = 14, 8  # hexadecimal digits of a key
+_NOBODY = "0" * _AGENT
 
 
 def key_of(item: Assignment | AssignmentOutcome, secret: bytes) -> str:
@@ -30,33 +35,97 @@ def key_of(item: Assignment | AssignmentOutcome, secret: bytes) -> str:
 
     :param item: The assignment.
     :param secret: Without it, nobody can try all numbers.
-    :return: 16 hexadecimal digits.
+    :return: 14 hexadecimal digits for the number, and 8 for the agent.
     """
-    text = f"{item.user_phone_number} {item.agent_email.casefold()}"
-    return hashlib.blake2b(text.encode(), key=secret, digest_size=8).hexdigest()
+    number = hashlib.blake2b(item.user_phone_number.encode(), key=secret, digest_size=_NUMBER // 2)
+    agent = hashlib.blake2b(item.agent_email.casefold().encode(), key=secret, digest_size=_AGENT // 2)
+    return number.hexdigest() + agent.hexdigest()
+
+
+class Earlier:
+    """Who has which number by what earlier tries have done, as hashes.
+
+    :param secret: What :func:`key_of` needs.
+    """
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+        self._agents: dict[int, str] = {}
+        self.outdated: list[str] = []
+        """Keys of numbers that :meth:`is_done` found planned for somebody else now."""
+
+    def note(self, key: str) -> None:
+        """Take in one key; a later one for the same number counts."""
+        number, agent = int(key[:_NUMBER], 16), key[_NUMBER:]
+        if agent == _NOBODY:
+            self._agents.pop(number, None)
+        else:
+            self._agents[number] = sys.intern(agent)  # there are few
+
+    def drop(self, key: str) -> None:
+        """Forget a key's number."""
+        self.note(key[:_NUMBER] + _NOBODY)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._agents.clear()
+
+    def is_done(self, item: Assignment) -> bool:
+        """Tell whether the number is with this agent already.
+
+        If it is with another one, that is no longer so once this is sent, whatever becomes of it: forget it.
+        """
+        if not self._agents:
+            return False
+        key = key_of(item, self._secret)
+        agent = self._agents.get(int(key[:_NUMBER], 16))
+        if agent is not None and agent != key[_NUMBER:]:
+            self.drop(key)
+            self.outdated.append(key)
+        return agent == key[_NUMBER:]
 
 
 class Checkpoint:
     """What is done, in Airflow's task state store (3.3 and later), which outlives retries and clearing.
 
-    :param store: The task's own.
+    A log: for each number its last entry counts.
+
+    :param store: The task's own. Nothing else may be in it: it is cleared when the batch is complete.
     :param secret: What :func:`key_of` needs.
     """
 
     def __init__(self, store: Any, secret: bytes) -> None:
         self._store, self._secret = store, secret
         self._keys: list[str] = []
-        while page := store.get(self._name(len(self._keys))):
-            self._keys += [page[start : start + 16] for start in range(0, len(page), 16)]
+        self.earlier = Earlier(secret)
+        """What earlier tries have done."""
+        self._is_unreadable = self._is_down = False
+        self._saved_at = time.monotonic()
+        try:
+            self._read()
+        except Exception as error:
+            log.warning("The checkpoint could not be read (%s); everything is sent again.", quote(error))
+            self._keys.clear()
+            self.earlier.clear()
+            self._is_unreadable = True
+        self._saved = len(self._keys)
+
+    def _read(self) -> None:
+        size = _NUMBER + _AGENT
+        while page := self._store.get(self._name(len(self._keys))):
+            self._keys += [page[start : start + size] for start in range(0, len(page), size)]
             if len(self._keys) % _PAGE:
                 break
-        self._earlier = {int(key, 16) for key in self._keys}
-        self._saved = len(self._keys)
-        self._saved_at = time.monotonic()
+        for key in self._keys:
+            self.earlier.note(key)
 
-    def is_done(self, item: Assignment) -> bool:
-        """Tell whether an earlier try has done this very assignment."""
-        return bool(self._earlier) and int(key_of(item, self._secret), 16) in self._earlier
+    def begin(self, outdated: list[str]) -> None:
+        """Forget what is about to change, before it is sent: this worker may be killed right after.
+
+        :param outdated: Keys of the numbers.
+        """
+        self._keys += [key[:_NUMBER] + _NOBODY for key in outdated]
+        self.save()
 
     def add(self, outcome: AssignmentOutcome, in_flight: int) -> None:
         """Remember one that is done; saved with its chunk.
@@ -66,29 +135,46 @@ class Checkpoint:
         """
         self._keys.append(key_of(outcome, self._secret))
         if len(self._keys) - self._saved >= max(1, CHUNK - in_flight):
-            self.save()
+            self._save_unless_down()
 
     def save_if_due(self) -> None:
         """Save what has been done in the last seconds."""
         if time.monotonic() - self._saved_at > _SECONDS_BETWEEN_SAVES:
+            self._save_unless_down()
+
+    def _save_unless_down(self) -> None:
+        # Each attempt takes Airflow's own retries, and the batch waits meanwhile.
+        if not self._is_down or time.monotonic() - self._saved_at > _SECONDS_AFTER_A_FAILED_SAVE:
             self.save()
 
     def save(self) -> None:
         """Save what is not saved yet. A store that fails costs the next try time, not this one its work."""
-        self._saved_at = time.monotonic()
         try:
+            if self._is_unreadable:  # what is left of it must not be mixed with what comes now
+                self._store.clear()
+                self._is_unreadable = False
             while self._saved < len(self._keys):
                 start = self._saved // _PAGE * _PAGE
                 page = self._keys[start : start + _PAGE]
                 self._store.set(self._name(start), "".join(page))
                 self._saved = start + len(page)
+            self._is_down = False
         except Exception as error:
-            log.warning("The checkpoint could not be saved (%s); a retry would repeat more.", quote(error))
+            if not self._is_down:
+                log.warning("The checkpoint could not be saved (%s); a retry would repeat more.", quote(error))
+            self._is_down = True
+        self._saved_at = time.monotonic()
 
     def forget(self) -> None:
         """Forget everything: the batch is complete, and whoever clears the task wants it sent again."""
-        for start in range(0, self._saved, _PAGE):
-            self._store.delete(self._name(start))
+        try:
+            self._store.clear()  # at once: half a checkpoint would tell the next try something wrong
+        except Exception as error:
+            log.warning(
+                "The batch is complete, but its checkpoint could not be removed (%s): clearing this task would send "
+                "only what has changed.",
+                quote(error),
+            )
 
     @staticmethod
     def _name(start: int) -> str:
@@ -99,7 +185,7 @@ class Report:
     """One JSON line for every assignment, written as it goes.
 
     On the worker's own file system each line is there at once. Other stores take whole files only: there it is
-    renewed every half minute, and at the end.
+    renewed every half minute (less often once that takes long), and at the end.
 
     :param path: Where; anything ``ObjectStoragePath`` understands.
     :param phone_numbers: ``masked`` or ``full``.
@@ -113,32 +199,48 @@ class Report:
         self._is_local = self._path.protocol in ("", "file", "local")
         self._is_full = phone_numbers == "full"
         self._secret = secret
+        self._own_key = hashlib.blake2b(b"finished", key=secret, digest_size=(_NUMBER + _AGENT) // 2).hexdigest()
         self._stream: IO[str] | None = None
-        self._uploaded_at = time.monotonic()
+        self._upload_at = time.monotonic() + _SECONDS_BETWEEN_UPLOADS
 
-    def done(self, outcomes: frozenset[str]) -> frozenset[str]:
-        """Read what an earlier try of the same task has done.
+    def earlier(self, outcomes: frozenset[str]) -> Earlier:
+        """Read what earlier tries of the same task have done.
 
-        :param outcomes: Those that mean it.
-        :return: Keys as of :func:`key_of`; another task's mean nothing here.
+        :param outcomes: Those that mean it. Any other may have changed who has the number: it is not done.
+        :return: What is done; another task's keys mean nothing here.
         """
-        keys = set()
-        if self._path.exists():
+        earlier = Earlier(self._secret)
+        if self._exists():
             with self._open("r") as stream:
                 for line in stream:
                     try:
                         entry = json.loads(line)
-                        if entry["outcome"] in outcomes:
-                            keys.add(str(entry["key"]))
+                        outcome, key = entry["outcome"], str(entry["key"])
+                        if key == self._own_key:
+                            earlier.clear()
+                        elif outcome in outcomes:
+                            earlier.note(key)
+                        else:
+                            earlier.drop(key)
                     except (ValueError, KeyError, TypeError):  # a line that was cut off, or somebody else's
                         continue
-        return frozenset(keys)
+        return earlier
 
-    def open(self, *, append: bool) -> None:
+    def finish(self) -> None:
+        """Note that the batch is complete: whoever clears the task wants it sent again."""
+        self._write_line({"outcome": "finished", "time": _now(), "key": self._own_key})
+
+    def open(self, *, append: bool, outdated: list[str]) -> None:
         """Begin to write.
 
         :param append: Keep what an earlier try has written.
+        :param outdated: Keys of numbers that are about to change: forgotten before they are sent.
         """
+        self._open_stream(append=append)
+        for key in outdated:
+            self._write_line({"outcome": "outdated", "time": _now(), "key": key})
+
+    def _open_stream(self, *, append: bool) -> None:
         if self._is_local:
             path = Path(self._path.path)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +249,7 @@ class Report:
                 _drop_a_line_that_was_cut_off(path)
             return
         self._stream = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - closed by close()
-        if append and self._path.exists():
+        if append and self._exists():
             with self._open("r") as earlier:
                 self._stream.writelines(earlier)
 
@@ -163,13 +265,16 @@ class Report:
             "agent_email": outcome.agent_email,
             "outcome": outcome.outcome,
             "message": outcome.message,
-            "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            "time": _now(),
             "key": key_of(outcome, self._secret),
         }
+        self._write_line(entry)
+
+    def _write_line(self, entry: dict[str, Any]) -> None:
         if self._stream is not None:
             self._stream.write(json.dumps(entry, ensure_ascii=False) + "\n")
             self._stream.flush()
-            if not self._is_local and time.monotonic() - self._uploaded_at > _SECONDS_BETWEEN_UPLOADS:
+            if not self._is_local and time.monotonic() > self._upload_at:
                 try:
                     self._upload(self._stream)
                 except Exception as error:  # the end of the batch has another go
@@ -183,18 +288,28 @@ class Report:
             self._stream.close()
             self._stream = None
 
+    def _exists(self) -> bool:
+        # Not the path's own exists(): without its connection, Airflow 3.3's asks the store with none at all.
+        return bool(self._path.fs.exists(self._path.path))
+
     def _open(self, mode: str) -> IO[str]:
         # Not the path's own open(): what that gives can't be iterated on Airflow 2.11.
         return cast("IO[str]", self._path.fs.open(self._path.path, mode, encoding="utf-8"))
 
     def _upload(self, stream: IO[str]) -> None:
-        self._uploaded_at = time.monotonic()
+        started = time.monotonic()
         stream.seek(0)
         try:
             with self._open("w") as target:
                 target.writelines(stream)
         finally:
             stream.seek(0, os.SEEK_END)
+            ended = time.monotonic()
+            self._upload_at = ended + max(_SECONDS_BETWEEN_UPLOADS, _UPLOAD_PAUSE * (ended - started))
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
 def _drop_a_line_that_was_cut_off(path: Path) -> None:

@@ -24,7 +24,7 @@ def rows_of(assignments: object) -> Callable[[], Iterator[Any]]:
     :raises SplashifyConfigurationError: If it is none of these.
     """
     if isinstance(assignments, str):
-        text = assignments.strip()
+        text = _text(assignments)
         if text.startswith(("[", "{")):
             return _rows_of_json(text).__iter__
         if not text or "\n" in text or text in ("None", "null"):
@@ -42,6 +42,32 @@ def rows_of(assignments: object) -> Callable[[], Iterator[Any]]:
         )
     again = list(assignments) if iter(assignments) is assignments else assignments
     return lambda: iter(again)
+
+
+def is_read_from(assignments: object, path: str) -> bool:
+    """Tell whether rows come from this very file.
+
+    :param assignments: What :func:`rows_of` takes.
+    :param path: The file.
+    :return: The answer.
+    """
+    given = _text(assignments) if isinstance(assignments, str) else assignments
+    if not isinstance(given, (str, os.PathLike)) or str(given).startswith(("[", "{")):
+        return False
+    return _place(given) == _place(path)
+
+
+def _place(path: str | os.PathLike[str]) -> tuple[str, str]:
+    from airflow.providers.common.compat.sdk import ObjectStoragePath
+
+    file = ObjectStoragePath(path)
+    if file.protocol in ("", "file", "local"):
+        return "file", os.path.realpath(file.path)
+    return file.protocol, file.path
+
+
+def _text(assignments: str) -> str:
+    return assignments.strip().removeprefix("\ufeff").strip()  # as some editors begin a file
 
 
 def _rows_of_json(text: str) -> list[Any]:
@@ -91,6 +117,11 @@ def _csv_rows(lines: Iterable[str], header: str) -> Iterator[dict[str, str | Non
         raise SplashifyConfigurationError(
             f"The file of assignments has no column {' and no column '.join(missing)}; its first line must be "
             f"the header, or each line a JSON object. Found: {quote(', '.join(names))}. Nothing was sent."
+        )
+    if twice := [column for column in COLUMNS if names.count(column) > 1]:
+        raise SplashifyConfigurationError(
+            f"The file of assignments has more than one column {' and '.join(twice)}, so which one counts is anybody's "
+            "guess. Nothing was sent."
         )
     for values in reader:
         if any(values):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import heapq
 import itertools
 import random
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +16,7 @@ from splashify_provider.exceptions import (
     AgentInactiveError,
     AgentNotFoundError,
     AuthenticationError,
+    BadRequestError,
     ConversationNotFoundError,
     PermissionDeniedError,
     RateLimitError,
@@ -41,6 +43,9 @@ _OUTCOMES: dict[type[SplashifyError], Outcome] = {
     AgentNotFoundError: "agent_not_found",
     AgentInactiveError: "agent_inactive",
 }
+
+# Refusals of one row: they prove that key, address and service are fine. (Not 404 or 405: the address is wrong.)
+_ABOUT_ONE_ROW = (400, 422)
 
 # "Come again later" is not a failure, and with others on the key it may be said a few times; not for ever.
 _MOST_429S = 20
@@ -74,6 +79,7 @@ class AssignmentOutcome:
         it, but not within the attempts) or ``not_attempted`` (the batch was stopped before).
     :param message: Splashify's words if it was assigned, else what happened and what to do about it.
     :param error: The error behind any other outcome.
+    :param stopped_by: Why the batch was stopped: on the outcome that stopped it, and on those it left out.
     """
 
     position: int
@@ -82,6 +88,7 @@ class AssignmentOutcome:
     outcome: Outcome
     message: str
     error: SplashifyError | None = field(default=None, repr=False)
+    stopped_by: SplashifyError | None = field(default=None, repr=False)
 
 
 def retry_delay(attempt: int, error: BaseException | None) -> float:
@@ -115,11 +122,15 @@ class _Job:
 class Batch:
     """One run over many assignments. The thread that iterates decides everything; the others only wait for answers.
 
+    A number that comes again waits for its first answer, and everything after it waits too: rows are read in order, and
+    one at most is held back. Who has the same numbers many times better leaves out all but the last of each before.
+
     :param post: Sends one assignment, given number and agent; returns Splashify's message or raises.
     :param pacer: Says when a request may be sent.
     :param max_attempts: How often one assignment is tried.
     :param max_in_flight: How many requests may be waiting for their answer at once.
-    :param max_consecutive_failures: After so many failures in a row the batch stops.
+    :param max_consecutive_failures: After so many failures in a row the batch stops. What Splashify refuses for one
+        row's sake is none of them.
     :param on_idle: Called about once a second while there is nothing to hand out. What it raises ends the batch.
     """
 
@@ -143,7 +154,8 @@ class Batch:
         self._busy: set[str] = set()  # numbers in flight or to be tried again: what comes next for them waits
         self._not_before = 0.0
         self._failures = 0
-        self._stopped_by: AssignmentOutcome | None = None
+        self._stopped_by: SplashifyError | None = None
+        self._stopped_at = 0
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._answers: SimpleQueue[tuple[_Job, str | BaseException]] = SimpleQueue()
         self._in_flight = 0
@@ -198,7 +210,7 @@ class Batch:
         try:
             wait = self._pacer.try_acquire()
         except RateLimitError as error:
-            self._stopped_by = _outcome(job.item, "not_attempted", error)
+            self._stop(job.item, error)
             return False
         if wait:
             self._not_before = now + wait
@@ -269,32 +281,49 @@ class Batch:
 
     def _failure(self, item: Assignment, error: SplashifyError) -> AssignmentOutcome:
         outcome = _outcome(item, _OUTCOMES.get(type(error), "failed" if error.retryable else "rejected"), error)
-        self._failures = 0 if type(error) in _OUTCOMES else self._failures + 1
-        is_hopeless = isinstance(error, (AuthenticationError, PermissionDeniedError)) or (
-            isinstance(error, RateLimitError) and (error.retry_after or 0) > LONGEST_WAIT
+        is_about_this_row = type(error) in _OUTCOMES or (
+            isinstance(error, BadRequestError) and error.status_code in _ABOUT_ONE_ROW
         )
-        if is_hopeless or self._failures >= self._max_consecutive_failures:
-            self._stopped_by = self._stopped_by or outcome
-        return outcome
+        self._failures = 0 if is_about_this_row else self._failures + 1
+        if isinstance(error, (AuthenticationError, PermissionDeniedError)) or (
+            isinstance(error, RateLimitError) and (error.retry_after or 0) > LONGEST_WAIT
+        ):
+            self._stop(item, error)
+        elif self._failures >= self._max_consecutive_failures:
+            reason = copy.copy(error)
+            reason.message = (
+                f"{self._failures:,} failures in a row (max_consecutive_failures={self._max_consecutive_failures}). "
+                f"The last: {error.message}"
+            )
+            self._stop(item, reason)
+        else:
+            return outcome
+        return replace(outcome, stopped_by=self._stopped_by)
+
+    def _stop(self, item: Assignment, error: SplashifyError) -> None:
+        # A refused key is found out by several requests, perhaps after others have failed: it is what matters.
+        if self._stopped_by is None or (self._stopped_by.retryable and not error.retryable):
+            self._stopped_by, self._stopped_at = error, item.position
 
     def _leave_out(self, items: Iterator[Assignment | AssignmentOutcome]) -> Iterator[AssignmentOutcome]:
         """Give the outcomes of what remains after a stop; nothing remains otherwise."""
         for _, _, job in sorted(self._later):
             assert job.error is not None  # noqa: S101 - it is there because of that
-            yield _outcome(job.item, "failed", job.error)
+            yield replace(_outcome(job.item, "failed", job.error), stopped_by=self._stopped_by)
         rest = itertools.chain([self._next.item] if self._next else [], items)
         for item in rest:
             if isinstance(item, AssignmentOutcome):
                 yield item
-            elif self._stopped_by and self._stopped_by.error:
+            elif self._stopped_by:
                 stop = self._stopped_by
                 yield AssignmentOutcome(
                     item.position,
                     item.user_phone_number,
                     item.agent_email,
                     "not_attempted",
-                    f"Not attempted: the batch was stopped at position {stop.position} ({type(stop.error).__name__}).",
-                    stop.error,
+                    f"Not attempted: the batch was stopped at position {self._stopped_at} ({type(stop).__name__}).",
+                    stop,
+                    stop,
                 )
 
     def _end_threads(self) -> None:

@@ -62,19 +62,17 @@ class SplashifyOperator(BaseOperator):
         :raises AirflowFailException: If waiting can't heal the error. The error is its cause.
         :raises SplashifyError: If waiting can heal it: Airflow's retries apply.
         """
+        missing = f"{self.splashify_conn_id!r} (type splashify, the API key as its password)"
         try:
             self._check_arguments()
             skip_if_too_old(context, self.max_run_age)
+            self.hook.get_conn()
+            missing = "for that path"  # from here on it is another one that may be missing
             return self._run(context)
         except SplashifyError as error:
             self._fail(error)
         except AirflowNotFoundException as error:
-            self._fail(
-                SplashifyConfigurationError(
-                    f"{error}: create connection {self.splashify_conn_id!r} (type splashify, the API key as its "
-                    "password), then clear this task."
-                )
-            )
+            self._fail(SplashifyConfigurationError(f"{error}: create connection {missing}, then clear this task."))
 
     def _run(self, context: Mapping[str, Any]) -> dict[str, Any]:
         raise NotImplementedError

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,11 +10,12 @@ from airflow.providers.common.compat.sdk import AirflowException
 
 from splashify_provider.exceptions import SplashifyConfigurationError, SplashifyError
 from splashify_provider.operators.base import SplashifyOperator
+from splashify_provider.redaction import quote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from splashify_provider.bulk.plan import Plan
+    from splashify_provider.bulk.checked import CheckedRows
     from splashify_provider.bulk.progress import Progress
     from splashify_provider.bulk.record import Checkpoint, Report
     from splashify_provider.hooks.batch import Assignment
@@ -31,8 +31,9 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
     (waiting may heal it) or ``not_attempted`` (the batch was stopped: the key is refused, or Splashify is down).
 
     A retry, or clearing the task after it failed, sends only what is not done yet (Airflow 3.3 and later; before,
-    if there is a ``report_path``). Clearing a task that succeeded sends everything again. Repeating is harmless in
-    any case: assigning to the same agent twice changes nothing.
+    if there is a ``report_path``). Clearing a task that succeeded sends everything again, as does a new API key.
+    Repeating is harmless in any case: assigning to the same agent twice changes nothing. On Airflow 3.3 and later the
+    task's state store belongs to the operator, which clears it when a batch is complete.
 
     XCom gets ``total``, ``counts`` by outcome, ``done_before`` (by an earlier try), ``duplicates``, and the first 100
     ``failures`` with masked numbers, also when the task fails.
@@ -44,16 +45,19 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
     :param splashify_conn_id: The Airflow connection. (templated)
     :param report_path: Where to write one JSON line for every assignment as it goes: ``position`` (from 1),
         ``user_phone_number``, ``agent_email``, ``outcome``, ``message``, ``time``, and a ``key`` by which a retry
-        knows it again. Anything ``ObjectStoragePath`` understands; give each run (and each map index) its
-        own, as in ``/reports/{{ run_id }}.jsonl``. (templated)
+        knows it again; a last line of ``outcome`` ``finished`` when the batch is complete, and one of ``outdated`` for
+        each number that a retry gives to somebody else. Anything ``ObjectStoragePath`` understands; give each run (and
+        each map index) its own, as in ``/reports/{{ run_id }}.jsonl``. (templated)
     :param report_phone_numbers: ``"masked"`` to the last four digits, or ``"full"``.
     :param on_conversation_not_found: ``"fail"``, or ``"skip"`` where customers without an open conversation
         are normal.
     :param on_invalid: ``"fail"`` before anything is sent if any row is invalid, or ``"skip"`` to go on without those.
     :param fail_on_partial_error: Whether the task fails if some assignments could not be made. If False, it fails
         only if none could, or if the batch was stopped.
-    :param max_in_flight: How many requests may be waiting for their answer at once, 1 to 64.
-    :param max_consecutive_failures: After so many failures in a row the rest is not attempted.
+    :param max_in_flight: How many requests may be waiting for their answer at once, 1 to 64. With 1, a task that is
+        told to stop waits for the answer under way first, for up to the connection's ``timeout``.
+    :param max_consecutive_failures: After so many failures in a row the rest is not attempted: Splashify is down, or
+        the address is wrong. Answers about one row (no such agent, no conversation, any other 400) don't count.
     :param max_run_age: Skip if the run was due longer ago than this; see :class:`SplashifyAssignOperator`.
     :param dry_run: Check everything and log it, send nothing.
     :param retry_policy: Airflow 3.3 and later; waits as long as Splashify asks, unless given.
@@ -88,6 +92,10 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
 
     _is_killed = False
 
+    def _stop_if_killed(self) -> None:
+        if self._is_killed:
+            raise AirflowException("The task was told to stop (SIGTERM). A retry sends only what is not done yet.")
+
     def _check_arguments(self) -> None:
         super()._check_arguments()
         self._check_choice("on_invalid", "fail", "skip")
@@ -99,83 +107,93 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
 
     def _run(self, context: Mapping[str, Any]) -> dict[str, Any]:
         # Imported here so that parsing a DAG loads no HTTP library.
-        from splashify_provider.bulk.plan import Plan
+        from splashify_provider.bulk.checked import CheckedRows
         from splashify_provider.bulk.progress import Progress
-        from splashify_provider.bulk.record import Checkpoint
-        from splashify_provider.bulk.rows import rows_of
+        from splashify_provider.bulk.record import Checkpoint, Earlier, Report
+        from splashify_provider.bulk.rows import is_read_from, rows_of
 
         rows = rows_of(self.assignments)
+        if self.report_path and is_read_from(self.assignments, self.report_path):
+            raise SplashifyConfigurationError(
+                "report_path is the file of assignments itself, which the report would replace. Nothing was sent."
+            )
         if self.is_dry_run:
-            return self._rehearse(Plan(rows, self.hook, lambda _: False))
-        identity = _identity(context)
+            return self._rehearse(CheckedRows(rows, self.hook, lambda _: False, self._stop_if_killed))
+        secret = self.hook.fingerprint(_identity(context))
         store = context.get("task_state_store")
-        checkpoint = Checkpoint(store, hashlib.sha256(identity.encode()).digest()) if store is not None else None
-        report, done_by_report = self._report(identity, is_needed=checkpoint is None)
-        is_done = checkpoint.is_done if checkpoint else done_by_report
-        plan = Plan(rows, self.hook, is_done)
-        self._check(plan)
-        if checkpoint is None and plan.is_all_done:  # it had succeeded, and was cleared to be done again
-            is_done = lambda _: False  # noqa: E731
-            plan.done = 0
+        checkpoint = Checkpoint(store, secret) if store is not None else None
+        report = Report(self.report_path, self.report_phone_numbers, secret) if self.report_path else None
+        earlier = Earlier(secret)
+        if checkpoint:
+            earlier = checkpoint.earlier
+        elif report:
+            earlier = report.earlier(self._outcomes_that_are_done)
+        checked = CheckedRows(rows, self.hook, earlier.is_done, self._stop_if_killed)
+        self._check(checked)
+        if checkpoint:
+            checkpoint.begin(earlier.outdated)
         if report:
-            report.open(append=plan.done > 0)
-        progress = Progress(plan.to_send, self.hook.requests_per_minute, self.log.info)
+            report.open(append=checked.done > 0, outdated=earlier.outdated)
+        progress = Progress(checked.to_send, self.hook.requests_per_minute, self.log.info)
         self.log.info(
             "%s rows: %s to send, %s done by an earlier try, %s repeated, %s invalid; at most %s a minute.",
-            *(f"{count:,}" for count in (plan.total, plan.to_send, plan.done, plan.duplicates, plan.invalid)),
+            *(
+                f"{count:,}"
+                for count in (checked.total, checked.to_send, checked.done, checked.duplicates, checked.invalid)
+            ),
             f"{self.hook.requests_per_minute:,}",
         )
         try:
-            self._send(plan, is_done, progress, checkpoint, report)
+            self._send(checked, earlier.is_done, progress, checkpoint, report)
+            error = self._error(checked, progress)
+            if report and not error:
+                report.finish()
         finally:
             if checkpoint:
                 checkpoint.save()
             if report:
                 report.close()
-        progress.log_table(plan.done)
-        summary = _summary(plan, progress.counts, progress.failures)
-        error = self._error(plan, progress)
+        progress.log_table(checked.done)
+        summary = _summary(checked, progress.counts, progress.failures)
         if error:
-            if ti := context.get("ti"):  # what a task returns is lost when it fails
-                ti.xcom_push(key="return_value", value=summary)
+            self._push(context, summary)
             raise error
         if checkpoint:
             checkpoint.forget()
         return summary
 
-    def _report(self, identity: str, *, is_needed: bool) -> tuple[Report | None, Callable[[Assignment], bool]]:
-        """Give the report, and what it knows of an earlier try if that is needed."""
-        from splashify_provider.bulk.record import Report, key_of
-
-        if not self.report_path:
-            return None, lambda _: False
-        secret = self.hook.fingerprint(identity)
-        report = Report(self.report_path, self.report_phone_numbers, secret)
-        keys = report.done(self._outcomes_that_are_done) if is_needed else frozenset()
-        return report, lambda item: bool(keys) and key_of(item, secret) in keys
+    def _push(self, context: Mapping[str, Any], summary: dict[str, Any]) -> None:
+        """Give XCom the summary of a task that fails: what it returns would be lost."""
+        ti = context.get("ti")
+        if ti is None or not self.do_xcom_push:
+            return
+        try:
+            ti.xcom_push(key="return_value", value=summary)
+        except Exception as error:  # must not hide why the task fails
+            self.log.warning("The summary could not be pushed to XCom (%s).", quote(error))
 
     @property
     def _outcomes_that_are_done(self) -> frozenset[str]:
         skips = self.on_conversation_not_found == "skip"
         return frozenset({"assigned", "conversation_not_found"} if skips else {"assigned"})
 
-    def _check(self, plan: Plan) -> None:
+    def _check(self, checked: CheckedRows) -> None:
         """Refuse the batch for its bad rows, all of them at once."""
-        for problem in plan.problems:
+        for problem in checked.problems:
             self.log.log(30 if self.on_invalid == "skip" else 40, "%s", problem)
-        if plan.conflicts or (plan.invalid and self.on_invalid == "fail"):
-            bad = plan.conflicts + plan.invalid
-            shown = plan.problems[:_MOST_PROBLEMS_IN_ERROR]
+        if checked.conflicts or (checked.invalid and self.on_invalid == "fail"):
+            bad = checked.conflicts + checked.invalid
+            shown = checked.problems[:_MOST_PROBLEMS_IN_ERROR]
             more = f" … and {bad - len(shown):,} more (see the log)." if bad > len(shown) else ""
             raise SplashifyConfigurationError(
-                f"{bad:,} of {plan.total:,} rows can't be sent, so nothing was sent. Correct them"
-                + ("" if plan.conflicts else " (or set on_invalid='skip')")
+                f"{bad:,} of {checked.total:,} rows can't be sent, so nothing was sent. Correct them"
+                + ("" if checked.conflicts else " (or set on_invalid='skip')")
                 + f", then clear this task. {' '.join(shown)}{more}"
             )
 
     def _send(
         self,
-        plan: Plan,
+        checked: CheckedRows,
         is_done: Callable[[Assignment], bool],
         progress: Progress,
         checkpoint: Checkpoint | None,
@@ -185,12 +203,11 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
             progress.log_if_due()
             if checkpoint:
                 checkpoint.save_if_due()
-            if self._is_killed:
-                raise AirflowException("The task was told to stop (SIGTERM). A retry sends only what is not done yet.")
+            self._stop_if_killed()
 
         done = self._outcomes_that_are_done
         outcomes = self.hook.assign_many(
-            plan.items(is_done),
+            checked.items(is_done),
             max_in_flight=self.max_in_flight,
             max_consecutive_failures=self.max_consecutive_failures,
             on_idle=tick,
@@ -204,28 +221,28 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
                     checkpoint.add(outcome, self.max_in_flight)
                 tick()
 
-    def _error(self, plan: Plan, progress: Progress) -> SplashifyError | None:
+    def _error(self, checked: CheckedRows, progress: Progress) -> SplashifyError | None:
         """Decide whether the batch has failed, and whether a retry may heal it."""
         error = progress.stopped_by or progress.last_failure or progress.last_rejection
-        done = sum(progress.counts[outcome] for outcome in self._outcomes_that_are_done) + plan.done
+        done = sum(progress.counts[outcome] for outcome in self._outcomes_that_are_done) + checked.done
         if error is None or (done and not progress.stopped_by and not self.fail_on_partial_error):
             return None
-        missing = plan.to_send + plan.done - done
+        missing = checked.to_send + checked.done - done
         error = copy.copy(error)
         error.message = (
-            f"{missing:,} of {plan.to_send + plan.done:,} assignments are not done"
+            f"{missing:,} of {checked.to_send + checked.done:,} assignments are not done"
             + (", and the batch was stopped" if progress.stopped_by else "")
             + f". {error.message}"
         )
         return error
 
-    def _rehearse(self, plan: Plan) -> dict[str, Any]:
-        self._check(plan)
+    def _rehearse(self, checked: CheckedRows) -> dict[str, Any]:
+        self._check(checked)
         self.log.info(
             "Dry run, nothing was sent: would send %s assignments; %s repeated, %s invalid.",
-            *(f"{count:,}" for count in (plan.to_send, plan.duplicates, plan.invalid)),
+            *(f"{count:,}" for count in (checked.to_send, checked.duplicates, checked.invalid)),
         )
-        return _summary(plan, {"invalid": plan.invalid} if plan.invalid else {}, [])
+        return _summary(checked, {"invalid": checked.invalid} if checked.invalid else {}, [])
 
 
 def _identity(context: Mapping[str, Any]) -> str:
@@ -234,11 +251,11 @@ def _identity(context: Mapping[str, Any]) -> str:
     return "/".join(str(getattr(ti, part, "")) for part in ("dag_id", "run_id", "task_id", "map_index"))
 
 
-def _summary(plan: Plan, counts: Mapping[str, int], failures: list[dict[str, Any]]) -> dict[str, Any]:
+def _summary(checked: CheckedRows, counts: Mapping[str, int], failures: list[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "total": plan.total,
+        "total": checked.total,
         "counts": dict(counts),
-        "done_before": plan.done,
-        "duplicates": plan.duplicates,
+        "done_before": checked.done,
+        "duplicates": checked.duplicates,
         "failures": failures,
     }

@@ -11,6 +11,7 @@ from splashify_provider import rate_limit
 from splashify_provider.exceptions import (
     AuthenticationError,
     RateLimitError,
+    ServerError,
     SplashifyConfigurationError,
 )
 from splashify_provider.hooks import batch
@@ -222,6 +223,39 @@ class TestStopping:
         connect(sandbox.base_url, password="sk_live_old")
         outcomes = list(SplashifyHook().assign_many(rows(0, 1), max_in_flight=1))
         assert [type(outcome.error) for outcome in outcomes] == [AuthenticationError] * 2
+
+    def test_refusals_of_single_rows_do_not_stop_it(self, workspace):
+        hook, _, _ = workspace(team(100, **{f"n{index}": "bad_request" for index in range(10, 25)}))
+        assert counts(hook.assign_many(rows(*range(100)))) == {"assigned": 85, "rejected": 15}
+
+    @pytest.mark.parametrize("scenario", ["unavailable", "not_found"])
+    def test_what_stopped_it_names_the_knob(self, workspace, scenario):
+        hook, sandbox, _ = workspace(team(100), extra={"max_attempts": 1})
+        sandbox.workspace.set_scenario("sk_live_sandbox", scenario)
+        outcomes = list(hook.assign_many(rows(*range(20)), max_in_flight=1, max_consecutive_failures=3))
+        assert [bool(outcome.stopped_by) for outcome in outcomes] == [False] * 2 + [True] * 18
+        assert "3 failures in a row (max_consecutive_failures=3)" in outcomes[2].stopped_by.message
+
+    @pytest.mark.parametrize("size", [1, 3, 8])
+    def test_the_last_rows_may_stop_it_too(self, workspace, connect, size):
+        _, sandbox, _ = workspace()
+        connect(sandbox.base_url, password="sk_live_old")
+        outcomes = list(SplashifyHook().assign_many(rows(*range(size)), max_in_flight=8))
+        assert counts(outcomes) == {"rejected": size}
+        assert all(isinstance(outcome.stopped_by, AuthenticationError) for outcome in outcomes)
+
+    def test_a_refused_key_outweighs_failures_before_it(self, workspace, monkeypatch):
+        hook, _, _ = workspace(extra={"max_attempts": 1})
+        answers = {number(0): ServerError(500, "down"), number(1): AuthenticationError(401, "revoked")}
+
+        def exchange(phone, _):
+            time.sleep(0.2 * (phone == number(1)))
+            raise answers[phone]
+
+        monkeypatch.setattr(hook, "_exchange", exchange)
+        outcomes = list(hook.assign_many(rows(0, 1), max_consecutive_failures=1))
+        assert isinstance(outcomes[0].stopped_by, ServerError)
+        assert isinstance(outcomes[1].stopped_by, AuthenticationError)
 
 
 class TestPacing:

@@ -14,28 +14,33 @@ if TYPE_CHECKING:
     from splashify_provider.hooks.splashify import SplashifyHook
 
 _MOST_PROBLEMS_KEPT = 1000
+_ROWS_BETWEEN_IDLE_CALLS = 1000
 
 
-class Plan:
+class CheckedRows:
     """A first reading of all rows, which keeps a number and a position of each and nothing else.
 
     :param rows: Starts to read the rows.
     :param hook: Checks them.
     :param is_done: Tells what an earlier try has done.
+    :param on_idle: Called every 1,000 rows, in this reading and the next. What it raises ends it.
     """
 
     def __init__(
-        self, rows: Callable[[], Iterator[Any]], hook: SplashifyHook, is_done: Callable[[Assignment], bool]
+        self,
+        rows: Callable[[], Iterator[Any]],
+        hook: SplashifyHook,
+        is_done: Callable[[Assignment], bool],
+        on_idle: Callable[[], object],
     ) -> None:
-        self._rows, self._hook = rows, hook
+        self._rows, self._hook, self._on_idle = rows, hook, on_idle
         self._first: dict[int, tuple[int, int]] = {}  # by number: the position that counts, and its agent
         self._agents: dict[str, int] = {}
         self.total = self.duplicates = self.done = self.invalid = self.conflicts = 0
         self.problems: list[str] = []
         """Bad rows by position and reason, numbers masked; at most the first 1,000."""
-        for position, row in enumerate(rows(), 1):
+        for position, item in self._read():
             self.total = position
-            item = hook.check(position, row)
             if isinstance(item, AssignmentOutcome):
                 self.invalid += 1
                 self._note(f"Row {position} ({mask_phone_number(item.user_phone_number)}): {item.message}")
@@ -47,11 +52,6 @@ class Plan:
         """How many assignments are to be sent."""
         return len(self._first) - self.done
 
-    @property
-    def is_all_done(self) -> bool:
-        """Whether an earlier try has left nothing to do."""
-        return self.done > 0 and self.to_send == 0
-
     def items(self, is_done: Callable[[Assignment], bool]) -> Iterator[Assignment | AssignmentOutcome]:
         """Read the rows once more.
 
@@ -60,8 +60,7 @@ class Plan:
         :raises SplashifyConfigurationError: If the rows are not those of the first reading.
         """
         position = 0
-        for position, row in enumerate(self._rows(), 1):
-            item = self._hook.check(position, row)
+        for position, item in self._read():
             if isinstance(item, Assignment):
                 first, agent = self._first.get(int(item.user_phone_number), (0, -1))
                 if not 0 < first <= position or agent != self._agents.get(item.agent_email.casefold()):
@@ -71,6 +70,12 @@ class Plan:
             yield item
         if position != self.total:
             self._refuse_change(position + 1)
+
+    def _read(self) -> Iterator[tuple[int, Assignment | AssignmentOutcome]]:
+        for position, row in enumerate(self._rows(), 1):
+            if position % _ROWS_BETWEEN_IDLE_CALLS == 0:
+                self._on_idle()
+            yield position, self._hook.check(position, row)
 
     def _add(self, item: Assignment, is_done: Callable[[Assignment], bool]) -> None:
         agent = self._agents.setdefault(item.agent_email.casefold(), len(self._agents))
