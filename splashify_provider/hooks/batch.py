@@ -44,6 +44,7 @@ _OUTCOMES: dict[type[SplashifyError], Outcome] = {
     AgentInactiveError: "agent_inactive",
 }
 
+_REFUSED_KEY = (AuthenticationError, PermissionDeniedError)
 # Refusals of one row: they prove that key, address and service are fine. (Not 404 or 405: the address is wrong.)
 _ABOUT_ONE_ROW = (400, 422)
 
@@ -285,7 +286,7 @@ class Batch:
             isinstance(error, BadRequestError) and error.status_code in _ABOUT_ONE_ROW
         )
         self._failures = 0 if is_about_this_row else self._failures + 1
-        if isinstance(error, (AuthenticationError, PermissionDeniedError)) or (
+        if isinstance(error, _REFUSED_KEY) or (
             isinstance(error, RateLimitError) and (error.retry_after or 0) > LONGEST_WAIT
         ):
             self._stop(item, error)
@@ -301,8 +302,8 @@ class Batch:
         return replace(outcome, stopped_by=self._stopped_by)
 
     def _stop(self, item: Assignment, error: SplashifyError) -> None:
-        # A refused key is found out by several requests, perhaps after others have failed: it is what matters.
-        if self._stopped_by is None or (self._stopped_by.retryable and not error.retryable):
+        # A refused key matters more than what failed before it was found out: no retry can heal it.
+        if self._stopped_by is None or (isinstance(error, _REFUSED_KEY) and self._stopped_by.retryable):
             self._stopped_by, self._stopped_at = error, item.position
 
     def _leave_out(self, items: Iterator[Assignment | AssignmentOutcome]) -> Iterator[AssignmentOutcome]:

@@ -10,6 +10,7 @@ import pytest
 from splashify_provider import rate_limit
 from splashify_provider.exceptions import (
     AuthenticationError,
+    BadRequestError,
     RateLimitError,
     ServerError,
     SplashifyConfigurationError,
@@ -256,6 +257,17 @@ class TestStopping:
         outcomes = list(hook.assign_many(rows(0, 1), max_consecutive_failures=1))
         assert isinstance(outcomes[0].stopped_by, ServerError)
         assert isinstance(outcomes[1].stopped_by, AuthenticationError)
+
+    def test_no_other_refusal_does(self, workspace, monkeypatch):
+        hook, _, _ = workspace(extra={"max_attempts": 1})
+
+        def exchange(phone, _):
+            time.sleep(0.2 * (phone == number(1)))
+            raise ServerError(500, "down") if phone == number(0) else BadRequestError(404, "no such page")
+
+        monkeypatch.setattr(hook, "_exchange", exchange)
+        outcomes = list(hook.assign_many(rows(0, 1), max_consecutive_failures=1))
+        assert [type(outcome.stopped_by) for outcome in outcomes] == [ServerError] * 2
 
 
 class TestPacing:
