@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, get_args
@@ -69,17 +70,21 @@ class Progress:
             return
         self._logged = now
         sent = self.counts.total() - self.counts["invalid"]
-        rate = sent / (now - self._started)
+        elapsed = now - self._started
+        rate = sent / elapsed
         left = self._to_send - sent
-        # A burst at the beginning is no promise: what is left comes at what the key allows, at best.
-        seconds = max(left / rate if rate else 0.0, (left / self._per_minute - 1) * 60)
+        # A burst at the beginning is no promise: so many whole windows have to pass before the last may go.
+        windows = math.ceil(self._to_send / self._per_minute) - 1
+        seconds = max(left / rate if rate else 0.0, 60 * windows - elapsed)
+        outcomes = [item for item in self.counts.most_common() if item[0] != "invalid"]  # was never to be sent
         self._log(
-            "%s of %s (%.0f %%): %s. %.1f a second, %s left.",
+            "%s of %s (%.0f %%): %s. %.1f a second, at most %s a minute, %s left.",
             f"{sent:,}",
             f"{self._to_send:,}",
             100 * sent / max(1, self._to_send),
-            ", ".join(f"{count:,} {outcome}" for outcome, count in self.counts.most_common()) or "waiting",
+            ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes) or "waiting",
             rate,
+            f"{self._per_minute:,}",
             f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s" if sent else "unknown time",
         )
 
@@ -95,4 +100,4 @@ class Progress:
             self._log("    %-24s %9s", outcome, f"{count:,}")
         told = [failure for failure in self.failures if failure["outcome"] != "not_attempted"]  # those all say the same
         for failure in told[:_MOST_FAILURES_IN_LOG]:
-            self._log("%s %s: %s", failure["position"], failure["outcome"], failure["message"])
+            self._log("Row %s %s: %s", failure["position"], failure["outcome"], failure["message"])

@@ -183,7 +183,8 @@ class SplashifyHook(BaseHook):
         """Hand many conversations to their agents, as fast as the key allows.
 
         Lazy: rows are read as they are needed, outcomes come as they are known (so not in the rows' order, except
-        for one phone number's). What can't be sent doesn't stop the others; a key that is refused does, at once.
+        for one phone number's, of which the second waits for the first, and what is behind it too). What can't be
+        sent doesn't stop the others; a key that is refused does, at once.
 
         :param assignments: Rows with ``user_phone_number`` and ``agent_email``, or what :meth:`check` made of them.
         :param max_in_flight: How many requests may be waiting for their answer at once, 1 to 64.
