@@ -144,15 +144,6 @@ def is_missing(value: object) -> bool:
         return type(value).__name__ == "NAType"
 
 
-def optional_text(value: object) -> str | None:
-    """Read text that may be missing.
-
-    :param value: The text; blanks around it are dropped.
-    :return: The text, or None.
-    """
-    return None if is_missing(value) else str(value).strip()
-
-
 def email_address(value: object) -> str:
     """Read an agent's address.
 
@@ -160,9 +151,9 @@ def email_address(value: object) -> str:
     :return: The address, spelled as it was.
     :raises ValueError: If it is missing or no address.
     """
-    text = optional_text(value)
-    if text is None:
+    if is_missing(value):
         raise ValueError("is missing")
+    text = str(value).strip()
     if not isinstance(value, str) or not _ADDRESS.fullmatch(text):
         raise ValueError(f"is {quote(text)!r}, not an e-mail address")
     return text
