@@ -20,7 +20,7 @@ os.environ["AIRFLOW_CONN_SPLASHIFY_DEFAULT"] = json.dumps(
 import splashify_provider.bulk.checked  # noqa: E402
 import splashify_provider.bulk.progress  # noqa: E402
 import splashify_provider.bulk.record  # noqa: E402
-import splashify_provider.bulk.rows  # noqa: E402
+import splashify_provider.bulk.sources  # noqa: E402
 import splashify_provider.hooks.splashify  # noqa: F401, E402
 from splashify_provider.operators.splashify import SplashifyBulkAssignOperator  # noqa: E402
 

@@ -110,7 +110,7 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
         from splashify_provider.bulk.checked import CheckedRows
         from splashify_provider.bulk.progress import Progress
         from splashify_provider.bulk.record import Checkpoint, Earlier, Report
-        from splashify_provider.bulk.rows import is_read_from, rows_of
+        from splashify_provider.bulk.sources import is_read_from, rows_of
 
         rows = rows_of(self.assignments)
         if self.report_path and is_read_from(self.assignments, self.report_path):

@@ -1,19 +1,18 @@
-"""What the bulk operator is given, and where it writes to."""
+"""What the bulk operator is given, and what it gives."""
 
 from __future__ import annotations
 
+import csv
 import json
-import time
 from pathlib import Path
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, BaseHook, ObjectStoragePath
 
-from splashify_provider.bulk import record
 from splashify_provider.exceptions import ServerError
 from splashify_provider.operators.splashify import SplashifyBulkAssignOperator
 from tests.conftest import ADA, BEN, DAN, number, rows, team
-from tests.operators.test_bulk import Instance, Store, run
+from tests.operators.bulk_task import Instance, Store, run
 
 
 class TestFiles:
@@ -125,15 +124,92 @@ class TestBeingKilledWhileReading:
             operator.execute(context)
 
 
-def test_a_report_that_takes_long_to_upload_is_uploaded_less_often(tmp_path, monkeypatch):
-    report = record.Report(str(tmp_path / "r.jsonl"), "masked", b"secret")
-    report._is_local = False
-    report.open(append=False, outdated=[])
-    ticks = iter([1000.0, 1007.0])
-    monkeypatch.setattr(record.time, "monotonic", lambda: next(ticks))
-    report._upload(report._stream)
-    monkeypatch.undo()
-    assert report._upload_at == 1007 + 20 * 7
-    report._upload(report._stream)
-    assert 25 < report._upload_at - time.monotonic() <= 30
-    report.close()
+class TestInputs:
+    WAYS = ("list", "tuple", "generator", "json", "jsonl", "csv", "semicolons", "excel", "uri")
+
+    @pytest.mark.parametrize("way", WAYS)
+    def test_a_list_json_text_and_files_mean_the_same(self, workspace, tmp_path, way):
+        _, _, posted = workspace()
+        plan = [{**row, "reason": "whatever; else"} for row in rows(*range(20))]
+        path = tmp_path / ("plan.csv" if way in ("csv", "semicolons", "excel") else "plan.jsonl")
+        if way in ("csv", "semicolons", "excel"):
+            with path.open("w", newline="", encoding="utf-8-sig" if way == "excel" else "utf-8") as stream:
+                separator = {"csv": ",", "semicolons": ";", "excel": "\t"}[way]
+                writer = csv.DictWriter(stream, plan[0], delimiter=separator)
+                writer.writeheader()
+                writer.writerows(plan)
+        else:
+            path.write_text("\n".join(json.dumps(row) for row in plan) + "\n\n")
+        given = {
+            "list": plan,
+            "tuple": tuple(plan),
+            "generator": (row for row in plan),
+            "json": f" {json.dumps(plan)}\n",
+            "uri": path.as_uri(),
+        }
+        assert run(given.get(way, str(path)))["counts"] == {"assigned": 20}
+        assert sorted(posted) == [(number(index), ADA) for index in range(20)]
+
+    @pytest.mark.parametrize(
+        ("content", "why"),
+        [
+            ("phone,agent\n1,2\n", "no column user_phone_number and no column agent_email"),
+            ("", "no column"),
+            ("user_phone_number,agent_email\n+12025550001\n", "Row 1 .*e-mail is missing"),
+            ('{"user_phone_number": "+12025550001", "agent_email": "ada@example.com"}\n{"user\n', "Row 2"),
+            (b"user_phone_number,agent_email\n\xff\xfe,x\n", "not UTF-8"),
+            (None, "does not exist"),
+        ],
+    )
+    def test_a_file_that_cannot_be_read_is_an_error_that_says_why(self, workspace, tmp_path, content, why):
+        _, sandbox, _ = workspace()
+        path = tmp_path / "plan"
+        if content is not None:
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises(AirflowFailException, match=why):
+            run(str(path))
+        assert not sandbox.workspace.answers
+
+    @pytest.mark.parametrize(
+        ("given", "why"),
+        [
+            (None, "not NoneType"),
+            ("", "neither JSON nor a path"),
+            ("None", "neither JSON nor a path"),
+            (str(rows(1)), "tojson"),
+            ('{"user_phone_number": "1"}', "not a JSON list"),
+            (rows(1)[0], "a list of rows"),
+            (7, "not int"),
+        ],
+    )
+    def test_anything_else_is_refused_with_a_hint(self, workspace, given, why):
+        workspace()
+        with pytest.raises(AirflowFailException, match=why):
+            run(given)
+
+    def test_a_file_that_changes_while_it_is_sent_is_noticed(self, workspace, tmp_path):
+        _, _, posted = workspace()
+        path = tmp_path / "plan.csv"
+        lines = ["user_phone_number,agent_email", *(f"+{number(index)},{ADA}" for index in range(20))]
+        path.write_text("\n".join(lines))
+        operator = SplashifyBulkAssignOperator(task_id="assign", assignments=str(path))
+        send = operator._send
+
+        def change_and_send(*arguments):
+            path.write_text("\n".join([*lines[:10], f"+{number(3)},{BEN}"]))
+            send(*arguments)
+
+        operator._send = change_and_send
+        with pytest.raises(AirflowFailException, match=r"have changed since they were checked \(row 10\)"):
+            operator.execute({})
+        assert BEN not in {agent for _, agent in posted}
+
+    def test_templates_are_rendered_natively_and_as_text(self, workspace):
+        workspace()
+        operator = SplashifyBulkAssignOperator(
+            task_id="assign", assignments="{{ plan | tojson }}", report_path="{{ folder }}/{{ run_id }}.jsonl"
+        )
+        operator.render_template_fields({"plan": rows(1, 2), "folder": "/reports", "run_id": "r1"})
+        assert operator.report_path == "/reports/r1.jsonl"
+        operator.report_path = None
+        assert operator.execute({})["total"] == 2

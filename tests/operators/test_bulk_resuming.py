@@ -7,12 +7,14 @@ import json
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from splashify_provider.bulk import record
 from splashify_provider.exceptions import ServerError
 from splashify_provider.hooks.batch import Assignment
 from tests.conftest import ADA, BEN, DAN, number, rows, team
-from tests.operators.test_bulk import Instance, Store, run
+from tests.operators.bulk_task import Instance, Store, read, replace_the_key, run
 
 
 class BrokenStore(Store):
@@ -174,3 +176,108 @@ def test_the_checkpoint_tells_nothing_to_those_without_the_key(workspace):
         run([*rows(1), *rows(2, agent=DAN)], context)
     key = record.key_of(Assignment(1, number(1), ADA), hook.fingerprint("d/r/t/-1"))
     assert "".join(store.values()) == key
+
+
+class TestResuming:
+    def test_a_retry_sends_only_what_is_not_done(self, workspace, context):
+        _, sandbox, posted = workspace(team(n30="server_error", n31="bad_request"))
+        with pytest.raises(ServerError):
+            run(rows(*range(60)), context)
+        assert len(posted) == 58
+        sandbox.workspace.scenarios.clear()
+        summary = run(rows(*range(60)), context)
+        assert summary["done_before"] == 58
+        assert summary["counts"] == {"assigned": 2}
+        assert sorted(posted[58:]) == [(number(30), ADA), (number(31), ADA)]
+
+    def test_a_batch_that_finished_forgets_so_clearing_it_sends_everything_again(self, workspace, context):
+        _, _, posted = workspace()
+        for _ in range(2):
+            assert run(rows(*range(20)), context)["done_before"] == 0
+        assert len(posted) == 40
+        assert context["task_state_store"] == {}
+
+    def test_it_goes_by_number_and_agent_never_by_position(self, workspace, context):
+        _, sandbox, posted = workspace(team(n5="server_error"))
+        with pytest.raises(ServerError):
+            run(rows(*range(10)), context)
+        sandbox.workspace.scenarios.clear()
+        posted.clear()
+        changed = [*rows(9, 8), *rows(2, agent=BEN), *rows(20, 5, 1)]
+        assert run(changed, context)["done_before"] == 3
+        assert sorted(posted) == [(number(2), BEN), (number(5), ADA), (number(20), ADA)]
+
+    def test_a_new_key_sends_everything_again(self, workspace, context, connect):
+        _, sandbox, posted = workspace()
+        replace_the_key(sandbox, posted, after=20)
+        with pytest.raises(AirflowFailException, match="API key"):
+            run(rows(*range(50)), context)
+        before = len(posted)
+        assert 20 <= before <= 30
+        connect(sandbox.base_url, password="sk_live_new", extra={"requests_per_minute": 100_000})
+        assert run(rows(*range(50)), context)["done_before"] == 0
+        assert len(posted) == before + 50
+
+    def test_the_store_holds_no_number_and_small_values(self, workspace, context):
+        workspace(team(3000, n2999="bad_request"))
+        with pytest.raises(AirflowFailException):
+            run(rows(*range(3000)), context)
+        store = context["task_state_store"]
+        assert len(store) == 3
+        assert not any(number(index) in value for value in store.values() for index in (0, 1, 2))
+
+    def test_it_is_saved_in_chunks_and_at_least_every_few_seconds(self, workspace, context, monkeypatch):
+        saved, store = [], context["task_state_store"]
+        store.set = lambda key, value: saved.append(len(value)) or Store.set(store, key, value)
+        workspace()
+        run(rows(*range(1000)), context)
+        assert 5 <= len(saved) <= 8
+        saved.clear()
+        monkeypatch.setattr(record, "_SECONDS_BETWEEN_SAVES", 0.0)
+        run(rows(*range(50)), context)
+        assert len(saved) > 20
+
+    def test_a_store_that_fails_does_not_stop_the_batch(self, workspace, context, log):
+        def broken(*_):
+            raise RuntimeError("API server is away")
+
+        workspace()
+        context["task_state_store"].set = broken
+        assert run(rows(*range(300)), context)["counts"] == {"assigned": 300}
+        assert "checkpoint could not be saved" in log.text
+
+    def test_an_older_airflow_resumes_from_the_report(self, workspace, old_airflow, tmp_path):
+        _, sandbox, posted = workspace(team(n30="server_error"))
+        path = tmp_path / "r.jsonl"
+        with pytest.raises(ServerError):
+            run(rows(*range(60)), old_airflow, report_path=str(path))
+        with path.open("a") as stream:
+            stream.write('{"position": 31, "outc')  # killed within a line
+        sandbox.workspace.scenarios.clear()
+        assert run(rows(*range(60)), old_airflow, report_path=str(path))["done_before"] == 59
+        assert len(posted) == 60
+        assert len(read(path)) == 61  # both tries, every line whole
+        assert run(rows(*range(60)), old_airflow, report_path=str(path))["done_before"] == 0
+        assert len(posted) == 120
+
+    def test_an_older_airflow_without_a_report_sends_everything_again(self, workspace, old_airflow):
+        _, sandbox, posted = workspace(team(n30="server_error"))
+        with pytest.raises(ServerError):
+            run(rows(*range(60)), old_airflow)
+        sandbox.workspace.scenarios.clear()
+        assert run(rows(*range(60)), old_airflow)["done_before"] == 0
+        assert len(posted) == 59 + 60
+
+    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(st.sampled_from(["fine", "server_error:3", "bad_request:1"]), min_size=1, max_size=30))
+    def test_whatever_fails_the_tries_together_send_each_exactly_once(self, workspace, fates):
+        scenarios = {f"n{index}": fate for index, fate in enumerate(fates) if fate != "fine"}
+        _, _, posted = workspace(team(30, **scenarios))
+        context = {"ti": Instance(), "task_state_store": Store()}
+        for _ in range(2):
+            try:
+                run(rows(*range(len(fates))), context, max_consecutive_failures=1000)
+            except (AirflowException, ServerError):
+                continue
+            break
+        assert sorted(posted) == [(number(index), ADA) for index in range(len(fates))]

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
+import signal
+import threading
+import time
 
+import pytest
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
+
+from splashify_provider.bulk import record
 from splashify_provider.exceptions import AuthenticationError, ServerError
+from splashify_provider.hooks import batch
+from splashify_provider.operators.splashify import SplashifyBulkAssignOperator
 from tests.conftest import number, rows, team
-from tests.operators.test_bulk import Instance, run
+from tests.operators.bulk_task import Instance, read, replace_the_key, run
 
 
 def test_a_key_revoked_before_the_last_rows_fails_the_task_for_good(workspace):
     _, sandbox, posted = workspace()
-    assign = sandbox.workspace.assign
-
-    def revoke_after_five(phone, agent):
-        if len(posted) == 4:
-            sandbox.workspace.keys = frozenset({"sk_live_new"})
-        return assign(phone, agent)
-
-    sandbox.workspace.assign = revoke_after_five
+    replace_the_key(sandbox, posted, after=5)
     with pytest.raises(AirflowFailException, match="3 of 8 .* the batch was stopped.*API key") as raised:
         run(rows(*range(8)), fail_on_partial_error=False, max_in_flight=1)
     assert isinstance(raised.value.__cause__, AuthenticationError)
@@ -60,3 +60,50 @@ def test_what_was_not_attempted_is_counted_in_the_log_not_listed(workspace, conn
         run(rows(*range(50)), max_in_flight=1)
     assert "not_attempted                   49" in log.text
     assert "not_attempted: " not in log.text
+
+
+class Told(BaseException):
+    pass
+
+
+class TestBeingStopped:
+    @pytest.mark.parametrize("how", ["exception", "on_kill"])
+    def test_checkpoint_and_report_are_written_and_no_thread_stays(self, workspace, context, tmp_path, how):
+        _, _, posted = workspace(per_minute=30)  # 30 at once, then a minute of waiting
+        threads = threading.active_count()
+        operator = SplashifyBulkAssignOperator(
+            task_id="assign", assignments=rows(*range(60)), report_path=str(tmp_path / "r.jsonl")
+        )
+
+        def told(*_):
+            operator.on_kill()
+            if how == "exception":
+                raise Told
+
+        previous = signal.signal(signal.SIGALRM, told)
+        signal.setitimer(signal.ITIMER_REAL, 1.0)
+        started = time.monotonic()
+        try:
+            with pytest.raises(Told if how == "exception" else AirflowException):
+                operator.execute(context)
+        finally:
+            signal.signal(signal.SIGALRM, previous)
+        assert time.monotonic() - started < 10
+        assert threading.active_count() == threads
+        assert len(posted) == 30
+        assert len(read(tmp_path / "r.jsonl")) == 30
+        assert len("".join(context["task_state_store"].values())) == 22 * 30
+
+    def test_the_chunk_includes_what_is_in_flight(self, workspace, context, monkeypatch):
+        store, lost = context["task_state_store"], []
+        _, _, posted = workspace()
+        monkeypatch.setattr(record, "_SECONDS_BETWEEN_SAVES", 1e9)
+        write = batch.Batch._settle
+
+        def settle(self, job, answer):
+            lost.append(len(posted) - len("".join(store.values())) // 22)
+            return write(self, job, answer)
+
+        monkeypatch.setattr(batch.Batch, "_settle", settle)
+        run(rows(*range(1000)), context)
+        assert max(lost) <= record.CHUNK
