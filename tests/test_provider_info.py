@@ -174,9 +174,10 @@ LAYERS = {
     },
     "retry_policy": {"exceptions"},
     "bulk.sources": {"exceptions", "redaction"},
-    "bulk.checked": {"exceptions", "redaction", "hooks.batch", "hooks.splashify"},
+    "bulk.numbers": set(),
+    "bulk.checked": {"exceptions", "redaction", "bulk.numbers", "hooks.batch", "hooks.splashify"},
     "bulk.progress": {"exceptions", "redaction", "hooks.batch"},
-    "bulk.record": {"redaction", "hooks.batch"},
+    "bulk.record": {"redaction", "bulk.numbers", "hooks.batch"},
     "operators.base": {"exceptions", "retry_policy", "hooks.splashify"},
     "operators.bulk": {
         "exceptions",

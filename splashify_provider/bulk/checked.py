@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from splashify_provider.bulk.numbers import Numbers
 from splashify_provider.exceptions import SplashifyConfigurationError
 from splashify_provider.hooks.batch import Assignment, AssignmentOutcome
 from splashify_provider.redaction import mask_phone_number
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 _MOST_PROBLEMS_KEPT = 1000
 _ROWS_BETWEEN_IDLE_CALLS = 1000
+_AGENTS = 2**24  # more than there are
 
 
 class CheckedRows:
@@ -34,7 +36,7 @@ class CheckedRows:
         on_idle: Callable[[], object],
     ) -> None:
         self._rows, self._hook, self._on_idle = rows, hook, on_idle
-        self._first: dict[int, tuple[int, int]] = {}  # by number: the position that counts, and its agent
+        self._first = Numbers()  # by phone number: the position that counts, times _AGENTS, plus its agent
         self._agents: dict[str, int] = {}
         self.total = self.duplicates = self.done = self.invalid = self.conflicts = 0
         self.problems: list[str] = []
@@ -50,7 +52,7 @@ class CheckedRows:
     @property
     def to_send(self) -> int:
         """How many assignments are to be sent."""
-        return len(self._first) - self.done
+        return self.total - self.invalid - self.duplicates - self.conflicts - self.done
 
     def items(self, is_done: Callable[[Assignment], bool]) -> Iterator[Assignment | AssignmentOutcome]:
         """Read the rows once more.
@@ -62,7 +64,7 @@ class CheckedRows:
         position = 0
         for position, item in self._read():
             if isinstance(item, Assignment):
-                first, agent = self._first.get(int(item.user_phone_number), (0, -1))
+                first, agent = divmod(self._first.get(int(item.user_phone_number)) or 0, _AGENTS)
                 if not 0 < first <= position or agent != self._agents.get(item.agent_email.casefold()):
                     self._refuse_change(position)
                 if first < position or is_done(item):
@@ -79,10 +81,14 @@ class CheckedRows:
 
     def _add(self, item: Assignment, is_done: Callable[[Assignment], bool]) -> None:
         agent = self._agents.setdefault(item.agent_email.casefold(), len(self._agents))
-        first, first_agent = self._first.setdefault(int(item.user_phone_number), (item.position, agent))
-        if first == item.position:
+        number = int(item.user_phone_number)
+        before = self._first.get(number)
+        if before is None:
+            self._first.set(number, item.position * _AGENTS + agent)
             self.done += is_done(item)
-        elif first_agent == agent:
+            return
+        first, first_agent = divmod(before, _AGENTS)
+        if first_agent == agent:
             self.duplicates += 1
         else:
             self.conflicts += 1

@@ -6,13 +6,13 @@ import hashlib
 import json
 import logging
 import os
-import sys
 import tempfile
 import time
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
+from splashify_provider.bulk.numbers import Numbers
 from splashify_provider.redaction import mask_phone_number, quote
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _SECONDS_BETWEEN_UPLOADS = 30.0
 _UPLOAD_PAUSE = 20.0  # times as long as the last upload took: the batch waits for each, and the file grows
 _PAGE = 1000  # keys in one value of the store, 22 characters each: well below its limit of 64 kB
 _NUMBER, _AGENT = 14, 8  # hexadecimal digits of a key
-_NOBODY = "0" * _AGENT
+_NOBODY = 0
 
 
 def key_of(item: Assignment | AssignmentOutcome, secret: bytes) -> str:
@@ -50,21 +50,23 @@ class Earlier:
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
-        self._agents: dict[int, str] = {}
+        self._agents = Numbers()
+        self._is_empty = True
         self.outdated: list[str] = []
         """Keys of numbers that :meth:`is_done` found planned for somebody else now."""
 
     def note(self, key: str) -> None:
         """Take in one key; a later one for the same number counts."""
-        number, agent = int(key[:_NUMBER], 16), key[_NUMBER:]
+        number, agent = int(key[:_NUMBER], 16), int(key[_NUMBER : _NUMBER + _AGENT], 16)
         if agent == _NOBODY:
-            self._agents.pop(number, None)
+            self._agents.discard(number)
         else:
-            self._agents[number] = sys.intern(agent)  # there are few
+            self._agents.set(number, agent)
+            self._is_empty = False
 
     def drop(self, key: str) -> None:
         """Forget a key's number."""
-        self.note(key[:_NUMBER] + _NOBODY)
+        self._agents.discard(int(key[:_NUMBER], 16))
 
     def clear(self) -> None:
         """Forget everything."""
@@ -75,14 +77,17 @@ class Earlier:
 
         If it is with another one, that is no longer so once this is sent, whatever becomes of it: forget it.
         """
-        if not self._agents:
+        if self._is_empty:
             return False
         key = key_of(item, self._secret)
         agent = self._agents.get(int(key[:_NUMBER], 16))
-        if agent is not None and agent != key[_NUMBER:]:
+        if agent is None:
+            return False
+        is_same = agent == int(key[_NUMBER:], 16)
+        if not is_same:
             self.drop(key)
             self.outdated.append(key)
-        return agent == key[_NUMBER:]
+        return is_same
 
 
 class Checkpoint:
@@ -96,7 +101,8 @@ class Checkpoint:
 
     def __init__(self, store: Any, secret: bytes) -> None:
         self._store, self._secret = store, secret
-        self._keys: list[str] = []
+        self._keys: list[str] = []  # of the page that is being filled, and of those that could not be saved
+        self._start = self._saved = 0  # how many are before them; how many are saved
         self.earlier = Earlier(secret)
         """What earlier tries have done."""
         self._is_unreadable = self._is_down = False
@@ -106,25 +112,35 @@ class Checkpoint:
         except Exception as error:
             log.warning("The checkpoint could not be read (%s); everything is sent again.", quote(error))
             self._keys.clear()
+            self._start = 0
             self.earlier.clear()
             self._is_unreadable = True
-        self._saved = len(self._keys)
+        self._saved = self._count
+
+    @property
+    def _count(self) -> int:
+        return self._start + len(self._keys)
 
     def _read(self) -> None:
         size = _NUMBER + _AGENT
-        while page := self._store.get(self._name(len(self._keys))):
-            self._keys += [page[start : start + size] for start in range(0, len(page), size)]
-            if len(self._keys) % _PAGE:
+        while page := self._store.get(self._name):
+            self._keys = [page[start : start + size] for start in range(0, len(page), size)]
+            for key in self._keys:
+                self.earlier.note(key)
+            if len(self._keys) < _PAGE:
                 break
-        for key in self._keys:
-            self.earlier.note(key)
+            self._turn_page()
+
+    def _turn_page(self) -> None:
+        del self._keys[:_PAGE]
+        self._start += _PAGE
 
     def begin(self, outdated: list[str]) -> None:
         """Forget what is about to change, before it is sent: this worker may be killed right after.
 
         :param outdated: Keys of the numbers.
         """
-        self._keys += [key[:_NUMBER] + _NOBODY for key in outdated]
+        self._keys += [key[:_NUMBER] + "0" * _AGENT for key in outdated]
         self.save()
 
     def add(self, outcome: AssignmentOutcome, in_flight: int) -> None:
@@ -134,7 +150,7 @@ class Checkpoint:
         :param in_flight: How many requests may be under way besides: they belong to the chunk.
         """
         self._keys.append(key_of(outcome, self._secret))
-        if len(self._keys) - self._saved >= max(1, CHUNK - in_flight):
+        if self._count - self._saved >= max(1, CHUNK - in_flight):
             self._save_unless_down()
 
     def save_if_due(self) -> None:
@@ -153,11 +169,12 @@ class Checkpoint:
             if self._is_unreadable:  # what is left of it must not be mixed with what comes now
                 self._store.clear()
                 self._is_unreadable = False
-            while self._saved < len(self._keys):
-                start = self._saved // _PAGE * _PAGE
-                page = self._keys[start : start + _PAGE]
-                self._store.set(self._name(start), "".join(page))
-                self._saved = start + len(page)
+            while self._saved < self._count:
+                page = self._keys[:_PAGE]
+                self._store.set(self._name, "".join(page))
+                self._saved = self._start + len(page)
+                if len(page) == _PAGE:
+                    self._turn_page()
             self._is_down = False
         except Exception as error:
             if not self._is_down:
@@ -176,9 +193,9 @@ class Checkpoint:
                 quote(error),
             )
 
-    @staticmethod
-    def _name(start: int) -> str:
-        return f"splashify_done_{start // _PAGE}"
+    @property
+    def _name(self) -> str:
+        return f"splashify_done_{self._start // _PAGE}"
 
 
 class Report:
