@@ -13,16 +13,15 @@ from client import AGENT, KEY, number
 
 count, url = int(sys.argv[1]), sys.argv[2]
 os.environ["AIRFLOW_CONN_SPLASHIFY_DEFAULT"] = json.dumps(
-    {"conn_type": "splashify", "password": KEY, "host": url + "/api/v1", "extra": {"requests_per_minute": 100_000}}
+    {"conn_type": "splashify", "password": KEY, "host": url + "/api/v1", "extra": {"requests_per_minute": 1000}}
 )
 
 # All that the operator imports when it runs.
-import splashify_provider.bulk.checked  # noqa: E402
-import splashify_provider.bulk.progress  # noqa: E402
-import splashify_provider.bulk.record  # noqa: E402
-import splashify_provider.bulk.sources  # noqa: E402
-import splashify_provider.hooks.splashify  # noqa: F401, E402
+from splashify_provider import rate_limit  # noqa: E402
 from splashify_provider.operators.splashify import SplashifyBulkAssignOperator  # noqa: E402
+
+# The pacer remembers what it has sent within a window. That of 100,000 a minute would be all of it.
+rate_limit.WINDOW = 0.6
 
 
 class Store(dict):  # type: ignore[type-arg]
