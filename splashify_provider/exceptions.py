@@ -160,7 +160,7 @@ _DOCUMENTED_REASONS: dict[str, tuple[type[SplashifyAPIError], str]] = {
         ConversationNotFoundError,
         (
             "Conversation not found: {phone} has no open conversation. It was resolved, or the customer must write "
-            "first; where that is normal, set on_conversation_not_found='skip'."
+            "first; on_conversation_not_found='skip' takes that as normal."
         ),
     ),
 }

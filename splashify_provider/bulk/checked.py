@@ -39,13 +39,16 @@ class CheckedRows:
         self._first = Numbers()  # by phone number: the position that counts, times _AGENTS, plus its agent
         self._agents: dict[str, int] = {}
         self.total = self.duplicates = self.done = self.invalid = self.conflicts = 0
-        self.problems: list[str] = []
-        """Bad rows by position and reason, numbers masked; at most the first 1,000."""
+        # By position and reason, numbers masked; at most the first 1,000.
+        self.invalid_rows: list[str] = []
+        self.conflicting_rows: list[str] = []
         for position, item in self._read():
             self.total = position
             if isinstance(item, AssignmentOutcome):
                 self.invalid += 1
-                self._note(f"Row {position} ({mask_phone_number(item.user_phone_number)}): {item.message}")
+                self._note(
+                    self.invalid_rows, f"Row {position} ({mask_phone_number(item.user_phone_number)}): {item.message}"
+                )
             else:
                 self._add(item, is_done)
 
@@ -54,10 +57,13 @@ class CheckedRows:
         """How many assignments are to be sent."""
         return self.total - self.invalid - self.duplicates - self.conflicts - self.done
 
-    def items(self, is_done: Callable[[Assignment], bool]) -> Iterator[Assignment | AssignmentOutcome]:
+    def items(
+        self, is_done: Callable[[Assignment], bool], on_duplicate: Callable[[Assignment, int], object]
+    ) -> Iterator[Assignment | AssignmentOutcome]:
         """Read the rows once more.
 
         :param is_done: Tells what an earlier try has done.
+        :param on_duplicate: Called with what is left out because an earlier row says the same, and that row's position.
         :return: What is to be sent, each number once, and the outcomes of invalid rows.
         :raises SplashifyConfigurationError: If the rows are not those of the first reading.
         """
@@ -67,7 +73,10 @@ class CheckedRows:
                 first, agent = divmod(self._first.get(int(item.user_phone_number)) or 0, _AGENTS)
                 if not 0 < first <= position or agent != self._agents.get(item.agent_email.casefold()):
                     self._refuse_change(position)
-                if first < position or is_done(item):
+                if first < position:
+                    on_duplicate(item, first)
+                    continue
+                if is_done(item):
                     continue
             yield item
         if position != self.total:
@@ -94,8 +103,9 @@ class CheckedRows:
             self.conflicts += 1
             other = list(self._agents)[first_agent]
             self._note(
+                self.conflicting_rows,
                 f"Row {item.position} ({mask_phone_number(item.user_phone_number)}): for {item.agent_email}, but row "
-                f"{first} gives the same number to {other}."
+                f"{first} gives the same number to {other}.",
             )
 
     def _refuse_change(self, position: int) -> NoReturn:
@@ -104,6 +114,7 @@ class CheckedRows:
             "while this task runs, then clear it."
         )
 
-    def _note(self, problem: str) -> None:
-        if len(self.problems) < _MOST_PROBLEMS_KEPT:
-            self.problems.append(problem)
+    @staticmethod
+    def _note(problems: list[str], problem: str) -> None:
+        if len(problems) < _MOST_PROBLEMS_KEPT:
+            problems.append(problem)

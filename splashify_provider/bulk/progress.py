@@ -11,8 +11,6 @@ from splashify_provider.hooks.batch import AssignmentOutcome, Outcome
 from splashify_provider.redaction import mask_phone_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from splashify_provider.exceptions import SplashifyError
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -25,13 +23,15 @@ class Progress:
 
     :param to_send: How many assignments there are.
     :param per_minute: How many the key allows.
-    :param log: Logs a line; called with a format and its arguments.
+    :param log: The task's logger.
     """
 
-    def __init__(self, to_send: int, per_minute: int, log: Callable[..., object]) -> None:
+    def __init__(self, to_send: int, per_minute: int, log: Any) -> None:
         self.counts: Counter[str] = Counter()
         self.failures: list[dict[str, Any]] = []
         """At most the first 100, numbers masked."""
+        self.undone: Counter[str] = Counter()
+        """The outcomes that are not as they should be, without those of invalid rows."""
         self.stopped_by: SplashifyError | None = None
         self.last_failure: SplashifyError | None = None
         self.last_rejection: SplashifyError | None = None
@@ -48,10 +48,12 @@ class Progress:
         if is_done:
             return
         self.stopped_by = outcome.stopped_by or self.stopped_by
-        if outcome.outcome == "failed":
-            self.last_failure = outcome.error
-        elif outcome.outcome != "invalid":
-            self.last_rejection = outcome.error
+        if outcome.outcome != "invalid":
+            self.undone[outcome.outcome] += 1
+            if outcome.outcome == "failed":
+                self.last_failure = outcome.error
+            else:
+                self.last_rejection = outcome.error
         if len(self.failures) < _MOST_FAILURES:
             self.failures.append(
                 {
@@ -77,7 +79,7 @@ class Progress:
         windows = math.ceil(self._to_send / self._per_minute) - 1
         seconds = max(left / rate if rate else 0.0, 60 * windows - elapsed)
         outcomes = [item for item in self.counts.most_common() if item[0] != "invalid"]  # was never to be sent
-        self._log(
+        self._log.info(
             "%s of %s (%.0f %%): %s. %.1f a second, at most %s a minute, %s left.",
             f"{sent:,}",
             f"{self._to_send:,}",
@@ -95,9 +97,9 @@ class Progress:
         """
         rows = [(outcome, self.counts[outcome]) for outcome in get_args(Outcome) if self.counts[outcome]]
         rows += [("done by an earlier try", done_before)] if done_before else []
-        self._log("The batch took %.1f s:", time.monotonic() - self._started)
+        self._log.info("The batch took %.1f s:", time.monotonic() - self._started)
         for outcome, count in rows:  # a line each: log viewers show a line break as they like
-            self._log("    %-24s %9s", outcome, f"{count:,}")
+            self._log.info("    %-24s %9s", outcome, f"{count:,}")
         told = [failure for failure in self.failures if failure["outcome"] != "not_attempted"]  # those all say the same
         for failure in told[:_MOST_FAILURES_IN_LOG]:
-            self._log("Row %s %s: %s", failure["position"], failure["outcome"], failure["message"])
+            self._log.warning("Row %s %s: %s", failure["position"], failure["outcome"], failure["message"])

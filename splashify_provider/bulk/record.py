@@ -275,17 +275,27 @@ class Report:
 
         :param outcome: What to write.
         """
-        phone = outcome.user_phone_number
-        entry = {
-            "position": outcome.position,
+        entry = self._entry(outcome, outcome.outcome, outcome.message)
+        self._write_line({**entry, "key": key_of(outcome, self._secret)})
+
+    def write_duplicate(self, item: Assignment, first: int) -> None:
+        """Write one line for a row that is not sent.
+
+        :param item: The row.
+        :param first: The position of the one that is.
+        """
+        self._write_line(self._entry(item, "duplicate", f"Row {first} gives the same number to the same agent."))
+
+    def _entry(self, item: Assignment | AssignmentOutcome, outcome: str, message: str) -> dict[str, Any]:
+        phone = item.user_phone_number
+        return {
+            "position": item.position,
             "user_phone_number": phone if self._is_full else mask_phone_number(phone),
-            "agent_email": outcome.agent_email,
-            "outcome": outcome.outcome,
-            "message": outcome.message,
+            "agent_email": item.agent_email,
+            "outcome": outcome,
+            "message": message,
             "time": _now(),
-            "key": key_of(outcome, self._secret),
         }
-        self._write_line(entry)
 
     def _write_line(self, entry: dict[str, Any]) -> None:
         if self._stream is not None:

@@ -43,11 +43,12 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
         Lines, or CSV with a header, on anything ``ObjectStoragePath`` understands. A number that comes twice with one
         agent is sent once; with two agents, the task fails before anything is sent. (templated)
     :param splashify_conn_id: The Airflow connection. (templated)
-    :param report_path: Where to write one JSON line for every assignment as it goes: ``position`` (from 1),
-        ``user_phone_number``, ``agent_email``, ``outcome``, ``message``, ``time``, and a ``key`` by which a retry
-        knows it again; a last line of ``outcome`` ``finished`` when the batch is complete, and one of ``outdated`` for
-        each number that a retry gives to somebody else. Anything ``ObjectStoragePath`` understands; give each run (and
-        each map index) its own, as in ``/reports/{{ run_id }}.jsonl``. (templated)
+    :param report_path: Where to write one JSON line for every row as it goes: ``position`` (from 1),
+        ``user_phone_number``, ``agent_email``, ``outcome`` (or ``duplicate``), ``message``, ``time``, and a ``key`` by
+        which a retry knows it again; a last line of ``outcome`` ``finished`` when the batch is complete, and one of
+        ``outdated`` for each number that a retry gives to somebody else. A retry adds to what is there, and a
+        position's last line counts; a new run replaces it. Anything ``ObjectStoragePath`` understands; give each run
+        (and each map index) its own, as in ``/reports/{{ run_id }}.jsonl``. (templated)
     :param report_phone_numbers: ``"masked"`` to the last four digits, or ``"full"``.
     :param on_conversation_not_found: ``"fail"``, or ``"skip"`` where customers without an open conversation
         are normal.
@@ -134,9 +135,9 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
             checkpoint.begin(earlier.outdated)
         if report:
             report.open(append=checked.done > 0, outdated=earlier.outdated)
-        progress = Progress(checked.to_send, self.hook.requests_per_minute, self.log.info)
+        progress = Progress(checked.to_send, self.hook.requests_per_minute, self.log)
         self.log.info(
-            "%s rows: %s to send, %s done by an earlier try, %s repeated, %s invalid; at most %s a minute.",
+            "%s rows: %s to send, %s done by an earlier try, %s duplicates, %s invalid; at most %s a minute.",
             *(
                 f"{count:,}"
                 for count in (checked.total, checked.to_send, checked.done, checked.duplicates, checked.invalid)
@@ -179,17 +180,26 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
 
     def _check(self, checked: CheckedRows) -> None:
         """Refuse the batch for its bad rows, all of them at once."""
-        for problem in checked.problems:
-            self.log.log(30 if self.on_invalid == "skip" else 40, "%s", problem)
-        if checked.conflicts or (checked.invalid and self.on_invalid == "fail"):
-            bad = checked.conflicts + checked.invalid
-            shown = checked.problems[:_MOST_PROBLEMS_IN_ERROR]
-            more = f" … and {bad - len(shown):,} more (see the log)." if bad > len(shown) else ""
-            raise SplashifyConfigurationError(
-                f"{bad:,} of {checked.total:,} rows can't be sent, so nothing was sent. Correct them"
-                + ("" if checked.conflicts else " (or set on_invalid='skip')")
-                + f", then clear this task. {' '.join(shown)}{more}"
-            )
+        is_skipped = self.on_invalid == "skip"
+        for problem in checked.invalid_rows:
+            (self.log.warning if is_skipped else self.log.error)("%s", problem)
+        for problem in checked.conflicting_rows:
+            self.log.error("%s", problem)
+        bad, problems = checked.conflicts, checked.conflicting_rows
+        if not is_skipped:
+            bad, problems = bad + checked.invalid, checked.invalid_rows + problems
+        if not bad:
+            return
+        shown = problems[:_MOST_PROBLEMS_IN_ERROR]
+        more = f" … and {bad - len(shown):,} more (see the log)." if bad > len(shown) else ""
+        if is_skipped:
+            advice = "Correct them: whose a conversation is to be can't be guessed, whatever on_invalid says"
+        else:
+            advice = "Correct them" if checked.conflicts else "Correct them (or set on_invalid='skip')"
+        raise SplashifyConfigurationError(
+            f"{bad:,} of {checked.total:,} rows can't be sent, so nothing was sent. {advice}; then clear this task. "
+            f"{' '.join(shown)}{more}"
+        )
 
     def _send(
         self,
@@ -207,7 +217,7 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
 
         done = self._outcomes_that_are_done
         outcomes = self.hook.assign_many(
-            checked.items(is_done),
+            checked.items(is_done, report.write_duplicate if report else lambda *_: None),
             max_in_flight=self.max_in_flight,
             max_consecutive_failures=self.max_consecutive_failures,
             on_idle=tick,
@@ -227,19 +237,20 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
         done = sum(progress.counts[outcome] for outcome in self._outcomes_that_are_done) + checked.done
         if error is None or (done and not progress.stopped_by and not self.fail_on_partial_error):
             return None
-        missing = checked.to_send + checked.done - done
+        what = ", ".join(f"{count:,} {outcome}" for outcome, count in progress.undone.most_common())
         error = copy.copy(error)
         error.message = (
-            f"{missing:,} of {checked.to_send + checked.done:,} assignments are not done"
+            f"{progress.undone.total():,} of {checked.to_send + checked.done:,} assignments are not done ({what})"
             + (", and the batch was stopped" if progress.stopped_by else "")
             + f". {error.message}"
+            + (f" All of them: {self.report_path}" if self.report_path else "")
         )
         return error
 
     def _rehearse(self, checked: CheckedRows) -> dict[str, Any]:
         self._check(checked)
         self.log.info(
-            "Dry run, nothing was sent: would send %s assignments; %s repeated, %s invalid.",
+            "Dry run, nothing was sent: would send %s assignments; %s duplicates, %s invalid.",
             *(f"{count:,}" for count in (checked.to_send, checked.duplicates, checked.invalid)),
         )
         return _summary(checked, {"invalid": checked.invalid} if checked.invalid else {}, [])

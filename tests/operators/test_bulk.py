@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -84,9 +85,13 @@ class TestChecking:
 
     def test_two_agents_for_one_number_fail_even_where_invalid_rows_are_skipped(self, workspace):
         _, sandbox, _ = workspace()
+        bad = [{"user_phone_number": "12", "agent_email": ADA}] * 1500
         clash = [{"user_phone_number": "+1 202 555 0003", "agent_email": ADA}, *rows(3, agent=BEN)]
-        with pytest.raises(AirflowFailException, match="row 1 gives the same number to ada@example.com"):
-            run(clash, on_invalid="skip")
+        with pytest.raises(AirflowFailException, match="^1 of 1,502 rows .* whatever on_invalid says") as raised:
+            run([*bad, *clash], on_invalid="skip")
+        text = str(raised.value)
+        assert "Row 1502 (…0003): for ben@example.com, but row 1501 gives the same number to ada@example.com" in text
+        assert "Row 1 " not in text
         assert not sandbox.workspace.answers
 
     def test_invalid_rows_can_be_left_out(self, workspace, tmp_path, log):
@@ -165,7 +170,9 @@ class TestChecking:
 class TestFailures:
     def test_what_waiting_cannot_heal_fails_for_good_with_the_reason_and_a_summary(self, workspace, context, log):
         workspace()
-        with pytest.raises(AirflowFailException, match=r"1 of 30 assignments are not done\. Agent inactive") as raised:
+        with pytest.raises(
+            AirflowFailException, match=r"1 of 30 assignments are not done \(1 agent_inactive\)\. Agent inactive"
+        ) as raised:
             run([*rows(*range(29)), *rows(29, agent=DAN)], context)
         assert isinstance(raised.value.__cause__, AgentInactiveError)
         summary = context["ti"].pushed["return_value"]
@@ -179,6 +186,17 @@ class TestFailures:
         workspace(team(n3="server_error"))
         with pytest.raises(ServerError, match="2 of 10 assignments are not done"):
             run([*rows(*range(9)), *rows(9, agent=DAN)], context)
+
+    def test_the_error_counts_what_is_not_done_and_names_the_report(self, workspace, context, tmp_path, log):
+        workspace(team(4, n3="server_error"))
+        bad = {"user_phone_number": "12", "agent_email": ADA}
+        path = tmp_path / "2026-11-23" / "report.jsonl"
+        with pytest.raises(ServerError) as raised:
+            run([*rows(*range(6)), *rows(0), bad], context, on_invalid="skip", report_path=str(path))
+        text = str(raised.value)
+        assert "3 of 6 assignments are not done (2 conversation_not_found, 1 failed). " in text
+        assert text.endswith(f" All of them: {path}")
+        assert re.search(r"warning.*Row 4 failed: ", log.text, re.IGNORECASE)
 
     def test_a_partial_failure_can_be_a_success_but_a_total_one_is_none(self, workspace):
         workspace()

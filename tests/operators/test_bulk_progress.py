@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from splashify_provider.bulk import progress
@@ -19,8 +21,9 @@ from tests.conftest import ADA
 )
 def test_the_time_left_knows_of_the_rate_limit(monkeypatch, to_send, sent, seconds, left):
     clock, lines = [100.0], []
+    log = SimpleNamespace(info=lambda text, *values: lines.append(text % values))
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
-    shown = progress.Progress(to_send, 90, lambda text, *values: lines.append(text % values))
+    shown = progress.Progress(to_send, 90, log)
     for position in range(sent):
         shown.add(AssignmentOutcome(position, "12025550101", ADA, "assigned", ""), is_done=True)
     shown.add(AssignmentOutcome(sent, "x", ADA, "invalid", "bad"), is_done=False)

@@ -33,6 +33,20 @@ class TestReport:
         run(rows(1), report_path=str(tmp_path / "r.jsonl"), report_phone_numbers="full")
         assert read(tmp_path / "r.jsonl")[0]["user_phone_number"] == number(1)
 
+    def test_every_duplicate_has_a_line_that_names_its_row_and_a_retry_is_not_misled_by_it(
+        self, workspace, old_airflow, tmp_path
+    ):
+        _, _, posted = workspace()
+        path = tmp_path / "r.jsonl"
+        for _ in range(2):
+            with pytest.raises(AirflowFailException):
+                run([*rows(1, 2, 1), *rows(3, agent=DAN)], old_airflow, report_path=str(path))
+        line = next(line for line in read(path) if line["position"] == 3)
+        assert (line["user_phone_number"], line["outcome"]) == ("…0001", "duplicate")
+        assert line["message"] == "Row 1 gives the same number to the same agent."
+        assert {line["position"] for line in read(path)} == {1, 2, 3, 4}
+        assert len(posted) == 4
+
     def test_it_is_there_while_the_batch_runs(self, workspace, tmp_path, monkeypatch):
         workspace()
         path, seen = tmp_path / "r.jsonl", []
