@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Literal
 
+from splashify_provider import rate_limit
 from splashify_provider.exceptions import (
     AgentInactiveError,
     AgentNotFoundError,
@@ -154,6 +155,7 @@ class Batch:
         self._ties = itertools.count()
         self._busy: set[str] = set()  # numbers in flight or to be tried again: what comes next for them waits
         self._not_before = 0.0
+        self._careful_until = 0.0
         self._failures = 0
         self._stopped_by: SplashifyError | None = None
         self._stopped_at = 0
@@ -198,6 +200,8 @@ class Batch:
         return self._next is None and not self._is_exhausted and not self._stopped_by and self._has_room()
 
     def _job_to_send(self, now: float) -> _Job | None:
+        if self._in_flight and now < self._careful_until:
+            return None
         if self._later and self._later[0][0] <= now:
             return self._later[0][2]
         if self._next and self._has_room() and self._next.item.user_phone_number not in self._busy:
@@ -268,7 +272,10 @@ class Batch:
         if isinstance(answer, RateLimitError):
             job.refusals += 1
             delay = 0.0  # the pacer holds everybody back
-            self._pacer.pause(answer.retry_after or retry_delay(job.refusals, None))
+            wait = answer.retry_after or retry_delay(job.refusals, None)
+            self._pacer.pause(wait)
+            # Others use the key. One at a time finds the end of the next window by one refusal, not by many.
+            self._careful_until = time.monotonic() + wait + rate_limit.WINDOW
             may_try_again = job.refusals < _MOST_429S
         else:
             job.attempts += 1

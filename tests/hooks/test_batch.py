@@ -287,6 +287,14 @@ class TestPacing:
         assert sandbox.workspace.answers[200] == 60
         assert 0 < sandbox.workspace.answers[429] < 60
 
+    def test_the_end_of_a_shared_keys_window_costs_one_refusal_once_it_is_known_to_be_shared(
+        self, workspace, monkeypatch
+    ):
+        monkeypatch.setattr(rate_limit, "WINDOW", 1.0)
+        hook, sandbox, _ = workspace(per_minute=1000, rate_limit=20, window=1.0)
+        assert counts(hook.assign_many(rows(*range(100)), max_in_flight=8)) == {"assigned": 100}
+        assert 0 < sandbox.workspace.answers[429] <= 8 + 4 + 2  # all in flight, then one a window; a late answer or two
+
     def test_single_calls_go_through_the_same_door(self, workspace, sleeps):
         hook, sandbox, _ = workspace(per_minute=5)
         assert counts(hook.assign_many(rows(0, 1, 2))) == {"assigned": 3}
