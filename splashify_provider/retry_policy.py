@@ -45,11 +45,9 @@ else:
                 return RetryDecision.fail(reason=str(exception))
             ti = (context or {}).get("ti")
             delay = exception.retry_after
-            if not delay and isinstance(exception, RateLimitError):
-                # By Airflow's own delay mapped tasks would come back together, to be limited again.
-                delay = max(own_delay(getattr(ti, "task", None), try_number), WINDOW)
-            if not delay:
-                return RetryDecision.default()
+            if not delay:  # by Airflow's own delay mapped tasks would come back together, to be limited (again)
+                least = WINDOW if isinstance(exception, RateLimitError) else 0.0
+                delay = max(own_delay(getattr(ti, "task", None), try_number), least)
             delay = min(delay, LONGEST_DELAY) + stagger(ti, try_number)
             return RetryDecision.retry(delay=timedelta(seconds=delay), reason=str(exception))
 

@@ -47,9 +47,22 @@ class TestDecisions:
         assert timedelta(seconds=90) <= decision.retry_delay <= timedelta(seconds=95)
         assert decision.reason == str(error)
 
-    @pytest.mark.parametrize("error", [SplashifyConnectionError("x"), ServerError(503, "x"), ValueError("x")])
-    def test_what_says_nothing_of_a_wait_keeps_the_tasks_own_delay(self, error):
-        assert evaluate(error).action.name == "DEFAULT"
+    @pytest.mark.parametrize("error", [SplashifyConnectionError("Away."), ServerError(503, "Away.")])
+    def test_what_says_nothing_of_a_wait_keeps_the_tasks_own_delay_but_mapped_tasks_apart(self, error):
+        delays = []
+        for index in range(30):
+            ti = instance(index)
+            ti.task = SplashifyReleaseOperator(
+                task_id="t", user_phone_number="+12025550101", retry_delay=timedelta(seconds=30)
+            )
+            delays.append(evaluate(error, ti).retry_delay.total_seconds())
+        delays.sort()
+        assert 30 <= delays[0]
+        assert delays[-1] < 90
+        assert all(later - delay > 0.5 for delay, later in itertools.pairwise(delays))
+
+    def test_errors_of_others_are_left_to_airflow(self):
+        assert evaluate(ValueError("x")).action.name == "DEFAULT"
 
     @pytest.mark.parametrize("asked", [None, 0.0])
     def test_mapped_tasks_that_were_limited_come_back_apart_and_after_the_window_if_no_wait_is_said(self, asked):
