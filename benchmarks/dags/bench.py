@@ -17,7 +17,14 @@ from splashify_provider.operators.splashify import SplashifyBulkAssignOperator
 PLAN = os.environ["BENCH_PLAN"]
 URL = os.environ["BENCH_URL"]
 HEADERS = {"Authorization": "Basic sk_live_sandbox"}
-ONCE = {"schedule": None, "start_date": datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)}
+ONCE = {
+    "schedule": None,
+    "start_date": datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc),
+    "default_args": {
+        "retries": int(os.environ.get("BENCH_RETRIES", "0")),
+        "retry_delay": datetime.timedelta(minutes=1),
+    },
+}
 
 
 class Bulk(SplashifyBulkAssignOperator):
