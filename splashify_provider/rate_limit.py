@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -81,7 +82,7 @@ class Pacer:
         self._clock = clock or (lambda: monotonic())
         self._lock = threading.Lock()
         self._sent = InMemoryBucket(budget.rates())
-        self._paused_until = 0.0
+        self._paused_until = -math.inf
         self._store: _Store | None = None
         self._is_shared = budget.storage != MEMORY
         self._store_is_down_until = 0.0
@@ -131,6 +132,11 @@ class Pacer:
             if wait := self._ask_store(now):
                 self._sent.items.pop()  # it was counted, but will not be sent
             return _checked(wait)
+
+    @property
+    def is_contended(self) -> bool:
+        """Whether Splashify has refused a request in this window or the one before: others use the key, too."""
+        return self._clock() < self._paused_until + WINDOW
 
     def pause(self, seconds: float) -> None:
         """Let nobody send for a while: Splashify has said that the key's limit is reached.

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Literal
 
-from splashify_provider import rate_limit
 from splashify_provider.exceptions import (
     AgentInactiveError,
     AgentNotFoundError,
@@ -155,7 +154,6 @@ class Batch:
         self._ties = itertools.count()
         self._busy: set[str] = set()  # numbers in flight or to be tried again: what comes next for them waits
         self._not_before = 0.0
-        self._careful_until = 0.0
         self._failures = 0
         self._stopped_by: SplashifyError | None = None
         self._stopped_at = 0
@@ -200,7 +198,8 @@ class Batch:
         return self._next is None and not self._is_exhausted and not self._stopped_by and self._has_room()
 
     def _job_to_send(self, now: float) -> _Job | None:
-        if self._in_flight and now < self._careful_until:
+        # One at a time finds the end of a shared key's window by one refusal, not by many.
+        if self._in_flight and self._pacer.is_contended:
             return None
         if self._later and self._later[0][0] <= now:
             return self._later[0][2]
@@ -272,10 +271,7 @@ class Batch:
         if isinstance(answer, RateLimitError):
             job.refusals += 1
             delay = 0.0  # the pacer holds everybody back
-            wait = answer.retry_after or retry_delay(job.refusals, None)
-            self._pacer.pause(wait)
-            # Others use the key. One at a time finds the end of the next window by one refusal, not by many.
-            self._careful_until = time.monotonic() + wait + rate_limit.WINDOW
+            self._pacer.pause(answer.retry_after or retry_delay(job.refusals, None))
             may_try_again = job.refusals < _MOST_429S
         else:
             job.attempts += 1
