@@ -172,9 +172,9 @@ def log(caplog, capsys):
     tasks.removeHandler(caplog.handler)
 
 
-def airflow_cli(home, dags, **connections):
-    """Give a function that runs ``airflow`` commands in an environment with these DAGs and connections only."""
-    environment = {
+def airflow_environment(home, dags, **connections):
+    """Give an environment for ``airflow`` commands with these DAGs and connections only."""
+    return {
         **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW__")},
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
@@ -182,6 +182,11 @@ def airflow_cli(home, dags, **connections):
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         **{f"AIRFLOW_CONN_{name.upper()}": json.dumps(connection) for name, connection in connections.items()},
     }
+
+
+def airflow_cli(home, dags, **connections):
+    """Give a function that runs ``airflow`` commands in such an environment."""
+    environment = airflow_environment(home, dags, **connections)
 
     def airflow(*command):
         return subprocess.run(["airflow", *command], env=environment, capture_output=True, text=True, check=False)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
-import time
-import urllib.request
 from contextlib import closing, suppress
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
+from tests.airflow_server import AirflowAPI, free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,11 +22,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not version("apache-airflow").startswith("3.3."), reason="`make airflow` runs Airflow 3.3"),
 ]
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return str(server.getsockname()[1])
 
 
 def started_by_the_demo():
@@ -39,23 +32,11 @@ def started_by_the_demo():
                 yield path
 
 
-class UI:
+class UI(AirflowAPI):
     def __init__(self, process, airflow, inbox):
-        self.process, self.airflow, self.inbox = process, airflow, inbox
+        super().__init__(airflow)
+        self.process, self.inbox = process, inbox
         self.dag = f"{airflow}/dags/splashify_shift_handover"
-
-    def api(self, path):
-        token = json.load(urllib.request.urlopen(f"{self.airflow}/auth/token"))["access_token"]
-        request = urllib.request.Request(f"{self.airflow}/api/v2{path}", headers={"Authorization": f"Bearer {token}"})
-        return json.load(urllib.request.urlopen(request))
-
-    def wait_for(self, path, condition, seconds=180):
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if condition(answer := self.api(path)):
-                return answer
-            time.sleep(1)
-        raise AssertionError(f"not in {seconds} s: {answer}")
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +63,7 @@ def test_a_failed_assignment_is_understood_repaired_and_cleared(ui, browser_page
     assert list(started_by_the_demo())
 
     # The connection form
-    page.goto(f"{ui.airflow}/connections")
+    page.goto(f"{ui.url}/connections")
     page.get_by_role("button", name="Add Connection").click()
     dialog = page.locator("[role=dialog]")
     dialog.locator("input[role=combobox]").first.click()
