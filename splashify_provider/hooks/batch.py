@@ -20,6 +20,7 @@ from splashify_provider.exceptions import (
     ConversationNotFoundError,
     PermissionDeniedError,
     RateLimitError,
+    SplashifyAPIError,
     SplashifyConfigurationError,
     SplashifyError,
 )
@@ -51,7 +52,8 @@ _ABOUT_ONE_ROW = (400, 422)
 # "Come again later" is not a failure, and with others on the key it may be said a few times; not for ever.
 _MOST_429S = 20
 _SECONDS_BETWEEN_IDLE_CALLS = 1.0
-_SECONDS_TO_WAIT_FOR_THREADS = 2.0
+_SECONDS_TO_JOIN = 1.0
+_SECONDS_TO_WAIT_FOR_ANSWERS = 2.0  # of those under way when a batch is ended: Airflow kills a task after five
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class Batch:
     :param max_in_flight: How many requests may be waiting for their answer at once.
     :param max_consecutive_failures: After so many failures in a row the batch stops. What Splashify refuses for one
         row's sake is none of them.
-    :param on_idle: Called about once a second while there is nothing to hand out. What it raises ends the batch.
+    :param on_idle: Called about once a second. What it raises ends the batch.
     """
 
     def __init__(
@@ -154,6 +156,7 @@ class Batch:
         self._ties = itertools.count()
         self._busy: set[str] = set()  # numbers in flight or to be tried again: what comes next for them waits
         self._not_before = 0.0
+        self._idle_at = time.monotonic() + _SECONDS_BETWEEN_IDLE_CALLS
         self._failures = 0
         self._stopped_by: SplashifyError | None = None
         self._stopped_at = 0
@@ -170,22 +173,34 @@ class Batch:
         """
         try:
             while not self._is_finished():
-                now = time.monotonic()
-                job = None if self._stopped_by else self._job_to_send(now)
-                if job is None and self._has_room_for_more():
-                    item = next(items, None)
-                    if isinstance(item, AssignmentOutcome):
-                        yield item
-                    else:
-                        self._next, self._is_exhausted = (_Job(item) if item else None), item is None
-                    continue
-                if job is None or not self._send(job, now):
-                    outcome = self._wait_for_an_answer(now)
-                    if outcome:
-                        yield outcome
+                if outcome := self._step(items):
+                    yield outcome
             yield from self._leave_out(items)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            yield from self._late_answers(time.monotonic() + _SECONDS_TO_WAIT_FOR_ANSWERS)
+            raise
         finally:
             self._end_threads()
+
+    def _step(self, items: Iterator[Assignment | AssignmentOutcome]) -> AssignmentOutcome | None:
+        """Do the next thing there is to do: what is known comes first, since it may say that nothing more goes."""
+        now = time.monotonic()
+        if now >= self._idle_at:
+            self._idle_at = now + _SECONDS_BETWEEN_IDLE_CALLS
+            self._on_idle()
+        if not self._answers.empty():
+            return self._settle(*self._answers.get())
+        job = self._job_to_send(now)
+        if job is None and self._has_room_for_more():
+            item = next(items, None)
+            if isinstance(item, AssignmentOutcome):
+                return item
+            self._next, self._is_exhausted = (_Job(item) if item else None), item is None
+        elif job is None or not self._send(job, now):
+            return self._wait_for_an_answer(now)
+        return None
 
     def _is_finished(self) -> bool:
         nothing_left = self._is_exhausted and self._next is None and not self._later
@@ -198,6 +213,8 @@ class Batch:
         return self._next is None and not self._is_exhausted and not self._stopped_by and self._has_room()
 
     def _job_to_send(self, now: float) -> _Job | None:
+        if self._stopped_by:
+            return None
         # One at a time finds the end of a shared key's window by one refusal, not by many.
         if self._in_flight and self._pacer.is_contended:
             return None
@@ -225,34 +242,40 @@ class Batch:
             heapq.heappop(self._later)
         self._busy.add(job.item.user_phone_number)
         self._in_flight += 1
-        if self._max_in_flight == 1:  # no other thread: it would only cost time
-            try:
-                self._answers.put((job, self._post(job.item.user_phone_number, job.item.agent_email)))
-            except SplashifyError as error:
-                self._answers.put((job, error))
-            return False  # look at the answer first
+        if self._max_in_flight == 1:  # another thread would only cost time
+            self._exchange(job)
+            return True
         if self._in_flight > len(self._threads):
-            self._threads.append(threading.Thread(target=self._work, name="splashify-batch", daemon=True))
-            self._threads[-1].start()
+            thread = threading.Thread(target=self._work, name="splashify-batch", daemon=True)
+            thread.start()
+            self._threads.append(thread)
         self._jobs.put(job)
         return True
 
     def _work(self) -> None:
         while job := self._jobs.get():
-            try:
-                self._answers.put((job, self._post(job.item.user_phone_number, job.item.agent_email)))
-            except BaseException as error:  # the thread that iterates raises it
-                self._answers.put((job, error))
+            self._exchange(job)
+
+    def _exchange(self, job: _Job) -> None:
+        answer: str | BaseException
+        try:
+            answer = self._post(job.item.user_phone_number, job.item.agent_email)
+        except RateLimitError as error:  # holds everybody back at once, whenever somebody looks at the answer
+            job.refusals += 1
+            self._pacer.pause(error.retry_after or retry_delay(job.refusals, None))
+            answer = error
+        except BaseException as error:  # the thread that iterates raises it
+            answer = error
+        self._answers.put((job, answer))
 
     def _wait_for_an_answer(self, now: float) -> AssignmentOutcome | None:
-        events = [now + _SECONDS_BETWEEN_IDLE_CALLS]
+        events = [self._idle_at]
         if not self._stopped_by:
             events += [self._not_before] if self._not_before > now else []
             events += [self._later[0][0]] if self._later and self._later[0][0] > now else []
         try:
             job, answer = self._answers.get(timeout=max(0.0, min(events) - now))
         except Empty:
-            self._on_idle()
             return None
         return self._settle(job, answer)
 
@@ -262,22 +285,18 @@ class Batch:
         self._busy.discard(job.item.user_phone_number)
         if isinstance(answer, str):
             self._failures = 0
-            return AssignmentOutcome(
-                job.item.position, job.item.user_phone_number, job.item.agent_email, "assigned", answer
-            )
+            return _assigned(job.item, answer)
         if not isinstance(answer, SplashifyError) or isinstance(answer, SplashifyConfigurationError):
             raise answer
         job.error = answer.with_traceback(None)
         if isinstance(answer, RateLimitError):
-            job.refusals += 1
             delay = 0.0  # the pacer holds everybody back
-            self._pacer.pause(answer.retry_after or retry_delay(job.refusals, None))
             may_try_again = job.refusals < _MOST_429S
         else:
             job.attempts += 1
             delay = retry_delay(job.attempts, answer)
             may_try_again = job.attempts < self._max_attempts
-        if may_try_again and is_worth_another_try(answer) and not self._stopped_by:
+        if may_try_again and is_worth_another_try(answer):
             self._busy.add(job.item.user_phone_number)
             heapq.heappush(self._later, (time.monotonic() + delay, next(self._ties), job))
             return None
@@ -289,9 +308,7 @@ class Batch:
             isinstance(error, BadRequestError) and error.status_code in _ABOUT_ONE_ROW
         )
         self._failures = 0 if is_about_this_row else self._failures + 1
-        if isinstance(error, _REFUSED_KEY) or (
-            isinstance(error, RateLimitError) and (error.retry_after or 0) > LONGEST_WAIT
-        ):
+        if isinstance(error, _REFUSED_KEY) or (isinstance(error, RateLimitError) and not is_worth_another_try(error)):
             self._stop(item, error)
         elif self._failures >= self._max_consecutive_failures:
             reason = copy.copy(error)
@@ -330,12 +347,28 @@ class Batch:
                     stop,
                 )
 
+    def _late_answers(self, deadline: float) -> Iterator[AssignmentOutcome]:
+        """Give what is under way when the batch is ended a moment to arrive: what was done should be known."""
+        while self._in_flight:
+            try:
+                job, answer = self._answers.get(timeout=max(0.0, deadline - time.monotonic()))
+            except Empty:
+                return
+            self._in_flight -= 1
+            if isinstance(answer, str):
+                yield _assigned(job.item, answer)
+            elif isinstance(answer, SplashifyAPIError):
+                yield self._failure(job.item, answer)
+
     def _end_threads(self) -> None:
         for _ in self._threads:
             self._jobs.put(None)
-        deadline = time.monotonic() + _SECONDS_TO_WAIT_FOR_THREADS  # they end by themselves after their answer
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        for thread in self._threads:  # those that wait for an answer end by themselves, after it
+            thread.join(_SECONDS_TO_JOIN / len(self._threads))
+
+
+def _assigned(item: Assignment, message: str) -> AssignmentOutcome:
+    return AssignmentOutcome(item.position, item.user_phone_number, item.agent_email, "assigned", message)
 
 
 def _outcome(item: Assignment, outcome: Outcome, error: SplashifyError) -> AssignmentOutcome:

@@ -190,7 +190,8 @@ class SplashifyHook(BaseHook):
         :param max_in_flight: How many requests may be waiting for their answer at once, 1 to 64.
         :param max_consecutive_failures: After so many failures in a row the rest is not attempted: Splashify is
             down, or the address is wrong.
-        :param on_idle: Called about once a second while waiting. What it raises ends the batch.
+        :param on_idle: Called about once a second. What it raises ends the batch, once the answers under way have had
+            two seconds to arrive.
         :return: One outcome for each row.
         :raises SplashifyConfigurationError: If the connection or an argument is wrong.
         """

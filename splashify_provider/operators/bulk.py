@@ -36,7 +36,7 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
     task's state store belongs to the operator, which clears it when a batch is complete.
 
     XCom gets ``total``, ``counts`` by outcome, ``done_before`` (by an earlier try), ``duplicates``, and the first 100
-    ``failures`` with masked numbers, also when the task fails.
+    ``failures`` with masked numbers, also when the task fails; not when it is stopped, which the log says instead.
 
     :param assignments: A list of mappings with ``user_phone_number`` and ``agent_email`` (what else they have is
         ignored), another task's result, the same as JSON text, or the path of a file that is read as it is needed: JSON
@@ -56,7 +56,8 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
     :param fail_on_partial_error: Whether the task fails if some assignments could not be made. If False, it fails
         only if none could, or if the batch was stopped.
     :param max_in_flight: How many requests may be waiting for their answer at once, 1 to 64. With 1, a task that is
-        told to stop waits for the answer under way first, for up to the connection's ``timeout``.
+        told to stop waits for the answer under way first, for up to the connection's ``timeout``, unless Airflow
+        kills it before.
     :param max_consecutive_failures: After so many failures in a row the rest is not attempted: Splashify is down, or
         the address is wrong. Answers about one row (no such agent, no conversation, any other 400) don't count.
     :param max_run_age: Skip if the run was due longer ago than this; see :class:`SplashifyAssignOperator`.
@@ -152,9 +153,9 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
         finally:
             if checkpoint:
                 checkpoint.save()
+            progress.log_table(checked.done)
             if report:
                 report.close()
-        progress.log_table(checked.done)
         summary = _summary(checked, progress.counts, progress.failures)
         if error:
             self._push(context, summary)
@@ -229,7 +230,6 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
                     report.write(outcome)
                 if checkpoint and outcome.outcome in done:
                     checkpoint.add(outcome, self.max_in_flight)
-                tick()
 
     def _error(self, checked: CheckedRows, progress: Progress) -> SplashifyError | None:
         """Decide whether the batch has failed, and whether a retry may heal it."""

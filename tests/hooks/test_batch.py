@@ -86,17 +86,49 @@ class TestOutcomes:
 class TestOrder:
     def test_one_numbers_assignments_keep_their_order_whatever_fails_between(self, workspace):
         hook, sandbox, posted = workspace(team(10, n1="server_error:2", n3="rate_limited:3"))
-        agents = itertools.cycle([ADA, BEN])
-        given = [row for _ in range(21) for index in range(10) for row in rows(index, agent=next(agents))]
-        given += [row for index in range(10) for row in rows(index, agent=BEN)]
-        assert counts(hook.assign_many(given)) == {"assigned": 220}
+        given = [row for turn in range(20) for index in range(10) for row in rows(index, agent=[ADA, BEN][turn % 2])]
+        assert counts(hook.assign_many(given)) == {"assigned": 200}
         for index in range(10):
             wanted = [row["agent_email"] for row in given if row["user_phone_number"] == "+" + number(index)]
             assert [agent for phone, agent in posted if phone == number(index)] == wanted
         assert {sandbox.workspace.conversations[number(index)].agent_email for index in range(10)} == {BEN}
 
+    def test_what_comes_next_for_a_number_waits_until_the_last_has_been_tried_again(self, workspace, monkeypatch):
+        monkeypatch.setattr(batch, "retry_delay", lambda *_: 0.3)
+        hook, _, posted = workspace(team(10, n1="server_error:1"))
+        assert counts(hook.assign_many([*rows(1, agent=ADA), *rows(1, agent=BEN)])) == {"assigned": 2}
+        assert posted == [(number(1), ADA), (number(1), BEN)]
+
 
 class TestLaziness:
+    def test_an_outcome_is_known_one_row_later_at_most(self, workspace):
+        hook, _, _ = workspace()
+        read, behind = [], []
+
+        def slow():
+            for row in rows(*range(10)):
+                time.sleep(0.1)
+                read.append(row)
+                yield row
+
+        behind.extend(len(read) - outcome.position for outcome in hook.assign_many(slow(), max_in_flight=8))
+        assert max(behind) <= 1
+
+    @pytest.mark.parametrize("max_in_flight", [1, 8, 64])
+    def test_a_source_that_breaks_loses_no_outcome_of_what_was_sent(self, workspace, max_in_flight):
+        hook, _, posted = workspace()
+        known = []
+
+        def broken():
+            yield from rows(*range(100))
+            raise OSError("the database went away")
+
+        with pytest.raises(OSError, match="went away"):
+            known.extend(
+                outcome.user_phone_number for outcome in hook.assign_many(broken(), max_in_flight=max_in_flight)
+            )
+        assert sorted(known) == sorted(phone for phone, _ in posted) == [number(index) for index in range(100)]
+
     def test_rows_are_read_as_they_are_needed(self, workspace):
         hook, _, _ = workspace()
         read = []
@@ -137,12 +169,14 @@ class TestLaziness:
         def told():
             raise Told
 
-        hook, _, _ = workspace(per_minute=5)
-        started = time.monotonic()
-        outcomes = []
+        hook, _, posted = workspace(latency=0.2)
+        started, threads = time.monotonic(), threading.active_count()
+        known = []
         with pytest.raises(Told):
-            outcomes.extend(hook.assign_many(rows(*range(10)), on_idle=told))
+            known.extend(outcome.position for outcome in hook.assign_many(rows(*range(100)), on_idle=told))
         assert time.monotonic() - started < 5
+        assert len(known) == len(posted) == 8  # what was under way is known
+        assert threading.active_count() == threads
 
 
 class TestInFlight:
@@ -225,6 +259,18 @@ class TestStopping:
         outcomes = list(SplashifyHook().assign_many(rows(0, 1), max_in_flight=1))
         assert [type(outcome.error) for outcome in outcomes] == [AuthenticationError] * 2
 
+    def test_a_refusal_of_one_row_ends_a_row_of_failures(self, workspace):
+        scenarios = {f"n{index}": "server_error" for index in (0, 2, 4, 6)}
+        hook, _, _ = workspace(team(8, **scenarios, n1="bad_request", n3="bad_request", n5="bad_request"))
+        tally = counts(hook.assign_many(rows(*range(8)), max_in_flight=1, max_consecutive_failures=2))
+        assert tally == {"assigned": 1, "failed": 4, "rejected": 3}
+
+    def test_who_says_come_again_later_for_ever_is_given_up(self, workspace, monkeypatch):
+        monkeypatch.setattr(rate_limit.Pacer, "pause", lambda *_: None)
+        hook, sandbox, _ = workspace(team(3, n1="rate_limited"))
+        assert counts(hook.assign_many(rows(0, 1, 2))) == {"assigned": 2, "failed": 1}
+        assert sandbox.workspace.answers[429] == 20
+
     def test_refusals_of_single_rows_do_not_stop_it(self, workspace):
         hook, _, _ = workspace(team(100, **{f"n{index}": "bad_request" for index in range(10, 25)}))
         assert counts(hook.assign_many(rows(*range(100)))) == {"assigned": 85, "rejected": 15}
@@ -237,12 +283,25 @@ class TestStopping:
         assert [bool(outcome.stopped_by) for outcome in outcomes] == [False] * 2 + [True] * 18
         assert "3 failures in a row (max_consecutive_failures=3)" in outcomes[2].stopped_by.message
 
+    def test_a_refused_key_is_used_once_where_rows_come_slowly(self, workspace, connect):
+        _, sandbox, _ = workspace()
+        connect(sandbox.base_url, password="sk_live_old")
+
+        def slow():
+            for row in rows(*range(5)):
+                time.sleep(0.1)
+                yield row
+
+        assert counts(SplashifyHook().assign_many(slow())) == {"rejected": 1, "not_attempted": 4}
+        assert sandbox.workspace.answers == {401: 1}
+
     @pytest.mark.parametrize("size", [1, 3, 8])
     def test_the_last_rows_may_stop_it_too(self, workspace, connect, size):
         _, sandbox, _ = workspace()
         connect(sandbox.base_url, password="sk_live_old")
         outcomes = list(SplashifyHook().assign_many(rows(*range(size)), max_in_flight=8))
-        assert counts(outcomes) == {"rejected": size}
+        assert set(counts(outcomes)) <= {"rejected", "not_attempted"}
+        assert len(outcomes) == size
         assert all(isinstance(outcome.stopped_by, AuthenticationError) for outcome in outcomes)
 
     def test_a_refused_key_outweighs_failures_before_it(self, workspace, monkeypatch):
@@ -294,6 +353,21 @@ class TestPacing:
         hook, sandbox, _ = workspace(per_minute=1000, rate_limit=20, window=1.0)
         assert counts(hook.assign_many(rows(*range(100)), max_in_flight=8)) == {"assigned": 100}
         assert 0 < sandbox.workspace.answers[429] <= 8 + 4 + 2  # all in flight, then one a window; a late answer or two
+
+    @pytest.mark.parametrize("goes_on", [True, False])
+    def test_a_429_holds_others_back_whoever_looks_at_the_answer_and_when(self, workspace, goes_on):
+        hook, sandbox, _ = workspace(team(20, n5="rate_limited_long"), latency=0.1)
+        outcomes = hook.assign_many(rows(*range(20)))
+        next(outcomes)
+        deadline = time.monotonic() + 5
+        while not sandbox.workspace.answers[429] and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if not goes_on:
+            outcomes.close()
+        time.sleep(0.1)
+        with pytest.raises(RateLimitError, match="another 600 s"):
+            SplashifyHook().assign("+" + number(19), ADA)
+        outcomes.close()
 
     def test_single_calls_go_through_the_same_door(self, workspace, sleeps):
         hook, sandbox, _ = workspace(per_minute=5)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from splashify_provider.bulk import record
 from splashify_provider.exceptions import ServerError
+from splashify_provider.hooks import batch
 from splashify_provider.hooks.batch import Assignment
 from tests.conftest import ADA, BEN, DAN, number, rows, team
 from tests.operators.bulk_task import Instance, Store, read, replace_the_key, run
@@ -234,6 +235,7 @@ class TestResuming:
         assert 5 <= len(saved) <= 8
         saved.clear()
         monkeypatch.setattr(record, "_SECONDS_BETWEEN_SAVES", 0.0)
+        monkeypatch.setattr(batch, "_SECONDS_BETWEEN_IDLE_CALLS", 0.0)
         run(rows(*range(50)), context)
         assert len(saved) > 20
 

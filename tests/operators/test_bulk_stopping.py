@@ -68,7 +68,7 @@ class Told(BaseException):
 
 class TestBeingStopped:
     @pytest.mark.parametrize("how", ["exception", "on_kill"])
-    def test_checkpoint_and_report_are_written_and_no_thread_stays(self, workspace, context, tmp_path, how):
+    def test_checkpoint_and_report_are_written_and_no_thread_stays(self, workspace, context, tmp_path, log, how):
         _, _, posted = workspace(per_minute=30)  # 30 at once, then a minute of waiting
         threads = threading.active_count()
         operator = SplashifyBulkAssignOperator(
@@ -91,6 +91,7 @@ class TestBeingStopped:
         assert time.monotonic() - started < 10
         assert threading.active_count() == threads
         assert len(posted) == 30
+        assert "assigned                        30" in log.text
         assert len(read(tmp_path / "r.jsonl")) == 30
         assert len("".join(context["task_state_store"].values())) == 22 * 30
 
