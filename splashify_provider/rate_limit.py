@@ -26,7 +26,8 @@ monotonic = time.monotonic
 MEMORY = "memory://"
 # Splashify counts requests per minute (settings/developer). Shorter only in tests and benchmarks.
 WINDOW = 60.0
-# We count when a request leaves, Splashify when it arrives: 61 s of ours are 60 of theirs, whatever the network does.
+# We count when a request leaves, Splashify when it arrives: 61 s of ours are 60 of theirs, unless connecting takes more
+# than a second. Then what is in flight at that time may arrive within the next 60.
 _MARGIN = 61 / 60
 # One whole window of the vendor's limit, and half of one for a date by another clock, rounding and margins. Longer
 # waits are Airflow's: they would hold a worker slot for nothing.
@@ -84,19 +85,24 @@ class Pacer:
         self._sent = InMemoryBucket(budget.rates())
         self._paused_until = -math.inf
         self._store: _Store | None = None
-        self._is_shared = budget.storage != MEMORY
         self._store_is_down_until = 0.0
+
+    @property
+    def requests_per_minute(self) -> int:
+        """How many may be sent in any 60 seconds."""
+        return self._budget.requests_per_minute
 
     def narrow(self, budget: Budget) -> None:
         """Keep to another budget of the same key as well: who shares a key can't be asked to know of the others.
 
-        :param budget: What may be sent, too.
+        :param budget: What may be sent, too. Its storage counts where there was none.
         """
         with self._lock:
             lower = replace(
                 self._budget,
                 requests_per_minute=min(self._budget.requests_per_minute, budget.requests_per_minute),
                 burst=min(self._budget.burst, budget.burst),
+                storage=budget.storage if self._budget.storage == MEMORY else self._budget.storage,
             )
             if lower != self._budget:
                 self._budget, self._store = lower, None  # the store is set up by the budget
@@ -129,7 +135,7 @@ class Pacer:
                 return max(1, milliseconds) / 1000
             if self._sent.count() > 2 * self._budget.requests_per_minute:
                 self._sent.leak(item.timestamp)
-            if wait := self._ask_store(now):
+            if wait := self._with_store(now, lambda store: store.take()):
                 self._sent.items.pop()  # it was counted, but will not be sent
             return _checked(wait)
 
@@ -148,28 +154,22 @@ class Pacer:
             until = now + min(seconds, _LONGEST_PAUSE)
             if until > self._paused_until + 1:
                 log.warning(
-                    "Splashify's rate limit is reached although requests are paced (something else uses the key): "
+                    "Splashify's rate limit is reached although requests are paced (something else may use the key): "
                     "everything here that uses it waits %.0f s.",
                     until - now,
                 )
             self._paused_until = max(self._paused_until, until + random.uniform(0, _APART))  # noqa: S311
-            if self._store:
-                self._with_store(now, lambda store: store.pause(until - now))
-
-    def _ask_store(self, now: float) -> float:
-        """Count the request in the shared storage too, if that is there. Return the seconds to wait."""
-        if not self._is_shared or now < self._store_is_down_until:
-            return 0.0
-        return self._with_store(now, lambda store: store.take())
+            self._with_store(now, lambda store: store.pause(until - now))
 
     def _with_store(self, now: float, call: Callable[[_Store], float]) -> float:
-        from redis.exceptions import RedisError
-
+        """Ask the shared storage, if there is one and it works. Return the seconds to wait."""
+        if self._budget.storage == MEMORY or now < self._store_is_down_until:
+            return 0.0
         try:
             if self._store is None:
                 self._store = _Store(self._budget)
             wait = call(self._store)
-        except (RedisError, OSError, ValueError, TypeError) as error:  # the last two: options in its address
+        except Exception as error:  # whatever it is, also of the options in its address: it stops nobody
             self._store = None
             if not self._store_is_down_until:
                 log.warning(
@@ -188,29 +188,38 @@ class Pacer:
 
 
 # Ours, not pyrate-limiter's: reading Redis's clock and counting must be one step, or what others count between the
-# two isn't seen. Rates are limit and milliseconds, the longest last. A clock that was set back delays by one window
-# at most.
+# two isn't seen. Rates are limit and milliseconds, the longest last. What a clock that was set back makes later than
+# now counts as sent now, and a pause becomes no longer than it was said to be.
 _TAKE = """
 local pause = redis.call('PTTL', KEYS[2])
-if pause > 0 then return pause end
+if pause > 0 then
+  local said = tonumber(redis.call('GET', KEYS[2]))
+  if pause <= said then return pause end
+  redis.call('PEXPIRE', KEYS[2], said)
+  return said
+end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local later = '(' .. string.format('%d', now)
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], later, '+inf')) do
+  redis.call('ZADD', KEYS[1], now, member)
+end
 for i = 2, #ARGV, 2 do
   local limit, interval = tonumber(ARGV[i]), tonumber(ARGV[i + 1])
   local oldest = redis.call('ZRANGE', KEYS[1], -limit, -limit, 'WITHSCORES')[2]
   if oldest then
-    local wait = math.min(tonumber(oldest) + interval + 1 - now, interval)
+    local wait = tonumber(oldest) + interval + 1 - now
     if wait > 0 then return wait end
   end
 end
 local longest = tonumber(ARGV[#ARGV])
 redis.call('ZADD', KEYS[1], now, ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], 0, '(' .. string.format('%d', now - longest))
-redis.call('PEXPIRE', KEYS[1], 2 * longest)
+redis.call('PEXPIRE', KEYS[1], longest + 1)
 return 0
 """
 _PAUSE = """
-if tonumber(ARGV[1]) > redis.call('PTTL', KEYS[1]) then redis.call('SET', KEYS[1], 1, 'PX', ARGV[1]) end
+if tonumber(ARGV[1]) > redis.call('PTTL', KEYS[1]) then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[1]) end
 """
 
 
@@ -256,7 +265,7 @@ def _checked(wait: float) -> float:
     return wait
 
 
-_pacers: dict[tuple[str, str], Pacer] = {}
+_pacers: dict[str, Pacer] = {}
 _pacers_lock = threading.Lock()
 
 
@@ -267,6 +276,6 @@ def pacer_for(budget: Budget) -> Pacer:
     :return: The pacer.
     """
     with _pacers_lock:
-        pacer = _pacers.setdefault((budget.name, budget.storage), Pacer(budget))
+        pacer = _pacers.setdefault(budget.name, Pacer(budget))
         pacer.narrow(budget)
         return pacer

@@ -104,7 +104,15 @@ class TestInMemory:
         modest = pacer_for(Budget("x", 10, 10))
         assert [modest.try_acquire() for _ in range(2)] == [0] * 2
         assert wide.try_acquire() > 60
-        assert pacer_for(Budget("x", 100, 1)).try_acquire() > 6
+        assert [pacer_for(Budget("y", 100, burst)).try_acquire() for burst in (100, 1)] == [0, 0.611]
+
+    def test_who_counts_in_a_shared_storage_takes_all_on_that_key_there(self, redis_server):
+        alone = pacer_for(Budget("x", 5, 5))
+        assert alone.try_acquire() == 0
+        pacer_for(Budget("x", 5, 5, redis_server.url))
+        assert [alone.try_acquire() for _ in range(4)] == [0] * 4
+        assert Pacer(Budget("x", 5, 5, redis_server.url)).try_acquire() == 0  # it was told of those four, not of all
+        assert Pacer(Budget("x", 5, 5, redis_server.url)).try_acquire() > 50
 
     def test_threads_share_it(self, monkeypatch):
         monkeypatch.setattr(rate_limit, "WINDOW", 0.6)
@@ -213,8 +221,9 @@ class TestRedis:
         one, two = shared(), shared()
         assert [one.try_acquire() for _ in range(5)] == [0] * 5
         refused = [two.try_acquire() for _ in range(20)]
-        time.sleep(0.6)
-        assert [two.try_acquire() for _ in range(5)] == [0] * 5
+        redis_server.stop()
+        assert [two.try_acquire() for _ in range(5)] == [0] * 5  # nor in its memory
+        redis_server.start()
         assert all(refused)
 
     def test_a_pause_holds_for_all_of_them_and_ends(self, shared):
@@ -224,6 +233,23 @@ class TestRedis:
         assert 0 < two.try_acquire() <= 0.4
         time.sleep(0.45)
         assert two.try_acquire() == 0
+
+    def test_a_pause_that_is_too_long_to_hold_a_worker_is_handed_to_airflow_by_all_of_them(self, shared):
+        shared().pause(600)
+        with pytest.raises(RateLimitError, match="another 600 s"):
+            shared().try_acquire()
+
+    def test_a_pause_right_after_the_budget_was_narrowed_reaches_the_others(self, redis_server, shared):
+        pacer_for(Budget("x", 100, 100, redis_server.url)).acquire()
+        pacer_for(Budget("x", 50, 50, redis_server.url)).pause(20)
+        assert 15 < shared().try_acquire() <= 20
+
+    @pytest.mark.parametrize("option", ["retry=3", "encoding=nope", "credential_provider=x", "max_connections=abc"])
+    def test_options_of_its_address_that_make_no_sense_stop_nobody(self, option, caplog):
+        pacer = Pacer(Budget("x", 5, 5, f"redis://:pa55word@127.0.0.1:1/0?{option}"))
+        assert [pacer.try_acquire() for _ in range(5)] == [0] * 5
+        assert caplog.text.count("can't be used") == 1
+        assert "pa55word" not in caplog.text
 
     def test_a_shorter_pause_does_not_end_a_longer_one(self, shared):
         one, two = shared(), shared()
@@ -275,7 +301,16 @@ class TestRedis:
         assert pacer.try_acquire() == 0
         (key,) = client.keys("*sent")
         client.zadd(key, {str(number): (time.time() + 3600) * 1000 for number in range(5)})
-        assert 60 < pacer.try_acquire() <= 61
+        assert 60 < pacer.try_acquire() <= 61.1
+        assert {score <= time.time() * 1000 for _, score in client.zrange(key, 0, -1, withscores=True)} == {True}
+
+    def test_a_pause_is_no_longer_than_was_said_though_the_clock_was_set_back(self, shared, redis_server):
+        client = redis.Redis.from_url(redis_server.url)
+        shared().pause(20)
+        (key,) = client.keys("*pause")
+        client.pexpire(key, 600_000)
+        assert 19 < shared().try_acquire() <= 20
+        assert client.ttl(key) <= 20
 
     def test_a_store_that_was_emptied_is_no_outage(self, shared, redis_server, caplog):
         pacer = shared()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -27,7 +27,7 @@ def make_session(settings: Settings) -> requests.Session:
     :param settings: The connection's.
     :return: A session that is authenticated and kept alive.
     """
-    session = _Session()
+    session = requests.Session()
     session.auth = _RawKey(settings.auth_scheme, settings.api_key)
     session.headers["User-Agent"] = f"airflow-provider-splashify/{__version__}"
     # What the environment says of proxies and CA bundles is read once, here. After that it is not
@@ -90,13 +90,6 @@ def mask_secret(secret: str) -> None:
         with suppress(ImportError, AttributeError):
             import_module(module).mask_secret(secret)
             return
-
-
-class _Session(requests.Session):
-    """A session that doesn't even look at redirects, where ordinary ones parse any Location a server sends."""
-
-    def resolve_redirects(self, *_: Any, **__: Any) -> Any:
-        return iter(())
 
 
 class _RawKey(AuthBase):

@@ -263,7 +263,8 @@ class _Reader:
 
 def _host(url: str) -> str | None:
     try:
-        return urlsplit(url if "://" in url else f"http://{url}").hostname
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        return parts.hostname if parts.port != 0 else None
     except ValueError:
         return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import json
-import re
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ from airflow.providers.common.compat.sdk import BaseHook
 from tenacity import Retrying, retry_if_exception, stop_after_attempt
 from urllib3.exceptions import HTTPError
 
+from splashify_provider.agent_email import validate_agent_email
 from splashify_provider.exceptions import (
     InvalidAgentEmailError,
     InvalidPhoneNumberError,
@@ -38,21 +39,13 @@ from splashify_provider.hooks.batch import (
 from splashify_provider.hooks.session import MOST_CONNECTIONS, connection_error, make_session, mask_secret
 from splashify_provider.hooks.settings import Settings, settings_from_connection
 from splashify_provider.phone_numbers import normalize_phone_number
-from splashify_provider.rate_limit import LONGEST_WAIT, Pacer, pacer_for
-from splashify_provider.redaction import hide, mask_phone_number, quote
+from splashify_provider.rate_limit import Pacer, pacer_for
+from splashify_provider.redaction import as_text, hide, mask_phone_number, quote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
 
     from tenacity import RetryCallState
-
-__all__ = ["LONGEST_WAIT", "AssignmentResult", "SplashifyHook", "validate_agent_email"]
-
-# What browsers accept in <input type="email"> (HTML standard), with the dot that a public domain has.
-_EMAIL = re.compile(
-    r"[a-z0-9.!#$%&'*+/=?^_`{|}~-]+@[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True)
@@ -67,24 +60,6 @@ class AssignmentResult:
     user_phone_number: str = field(repr=False)
     agent_email: str | None
     message: str
-
-
-def validate_agent_email(agent_email: object) -> str:
-    """Refuse anything but an e-mail address: the API takes an empty one for *release this conversation*.
-
-    :param agent_email: The address; blanks around it are dropped.
-    :return: The address.
-    :raises InvalidAgentEmailError: If it is missing, blank or malformed.
-    """
-    text = str("" if agent_email is None else agent_email).strip()
-    if isinstance(agent_email, str) and len(text) <= 254 and _EMAIL.fullmatch(text):
-        return text
-    # In ASCII, so that invisible characters can be seen.
-    what = f"{quote(text.encode('ascii', 'backslashreplace').decode())!r}, not an address" if text else "missing"
-    raise InvalidAgentEmailError(
-        f"The agent's e-mail is {what}. Nothing was sent. To take a conversation away from its agent, use "
-        "release() or SplashifyReleaseOperator."
-    )
 
 
 class SplashifyHook(BaseHook):
@@ -133,6 +108,7 @@ class SplashifyHook(BaseHook):
             "rate_limit_storage": rate_limit_storage,
         }
         self._sleep = sleep or time.sleep
+        self._sessions: dict[int, requests.Session] = {}  # by process
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
@@ -229,16 +205,17 @@ class SplashifyHook(BaseHook):
             )
             return AssignmentOutcome(position, "", "", "invalid", text, InvalidPhoneNumberError(text))
         phone, email = row.get("user_phone_number"), row.get("agent_email")
+        given = "" if phone is None else as_text(phone)
         try:
             return Assignment(position, self.normalize_phone_number(phone), validate_agent_email(email))
         except (InvalidPhoneNumberError, InvalidAgentEmailError) as error:
-            given = "" if phone is None else str(phone)
-            return AssignmentOutcome(position, given, quote(email or ""), "invalid", error.message, error)
+            agent = "" if email is None else quote(email)
+            return AssignmentOutcome(position, given, agent, "invalid", error.message, error)
 
     @property
     def requests_per_minute(self) -> int:
         """What this hook may send in any 60 seconds."""
-        return self._settings.budget.requests_per_minute
+        return self._pacer.requests_per_minute
 
     def fingerprint(self, text: str) -> bytes:
         """Hash a text with the API key: nobody who lacks it can find out the text by trying.
@@ -268,12 +245,16 @@ class SplashifyHook(BaseHook):
         :return: Whether the connection works, and why (not).
         """
         try:
+            self._pacer.try_acquire()  # counted, but nobody is kept waiting in front of a form
             status_code, headers, body = self._post({})
             error = self._error(status_code, headers, body)
         except SplashifyConnectionError as problem:
             return False, f"Unreachable: {problem}"
         except Exception as problem:  # no such connection, or its settings are wrong: the form shows it
             return False, str(problem)
+        if isinstance(error, RateLimitError):
+            self._pacer.pause(error.retry_after or retry_delay(1, None))
+            return False, "HTTP 429: the rate limit of this key is reached at the moment. Try again in a minute."
         if status_code == requests.codes.bad_request and json_object(body):
             return True, "Splashify accepts the API key."
         if error is None or status_code == requests.codes.bad_request:
@@ -305,9 +286,12 @@ class SplashifyHook(BaseHook):
     def _pacer(self) -> Pacer:
         return pacer_for(self._settings.budget)
 
-    @cached_property
+    @property
     def _session(self) -> requests.Session:
-        return make_session(self._settings)
+        process = os.getpid()
+        if process not in self._sessions:  # not the one from before a fork: both would read each other's answers
+            self._sessions = {process: make_session(self._settings)}
+        return self._sessions[process]
 
     @cached_property
     def _prepared(self) -> requests.PreparedRequest:
@@ -344,17 +328,17 @@ class SplashifyHook(BaseHook):
 
     def _post(self, payload: dict[str, str]) -> tuple[int, Mapping[str, str], str]:
         """POST once. Return status, headers and body of the answer, or raise what kept it from arriving."""
-        request = self._prepared.copy()
+        session, request = self._session, self._prepared.copy()
         request.prepare_body(json.dumps(payload).encode(), None)
         # Raised `from None`: the frames behind these errors hold the Authorization header, and Airflow 3.0's
         # console and Sentry show the variables of every frame.
         try:
             # By its adapter: Session.send would do no more here than follow redirects and keep cookies.
-            response = self._session.get_adapter(self._settings.url).send(
+            response = session.get_adapter(self._settings.url).send(
                 request,
                 timeout=self._settings.timeouts,
-                verify=self._session.verify,  # type: ignore[arg-type]  # never None: it was merged with True
-                proxies=self._session.proxies,
+                verify=session.verify,  # type: ignore[arg-type]  # never None: it was merged with True
+                proxies=session.proxies,
             )
             content = response.content
         except (requests.RequestException, OSError, ValueError, HTTPError) as error:

@@ -91,7 +91,7 @@ class SplashifyAssignOperator(_ConversationOperator):
         return self.hook.assign(self.user_phone_number, self.agent_email)
 
     def _rehearse(self) -> dict[str, Any]:
-        from splashify_provider.hooks.splashify import validate_agent_email
+        from splashify_provider.agent_email import validate_agent_email
 
         email = validate_agent_email(self.agent_email)
         phone = self.hook.normalize_phone_number(self.user_phone_number)

@@ -24,7 +24,27 @@ def counts(outcomes):
     return Counter(outcome.outcome for outcome in outcomes)
 
 
+class NotAvailable:
+    """As pandas says that a cell is empty."""
+
+    def __bool__(self):
+        raise TypeError("boolean value of NA is ambiguous")
+
+
 class TestOutcomes:
+    @pytest.mark.parametrize(
+        "row",
+        [
+            {"user_phone_number": 10**5000, "agent_email": ADA},
+            {"user_phone_number": "+" + number(2), "agent_email": 10**5000},
+            {"user_phone_number": "+" + number(2), "agent_email": NotAvailable()},
+            {"user_phone_number": NotAvailable(), "agent_email": ADA},
+        ],
+    )
+    def test_a_row_of_whatever_is_invalid_and_stops_nobody(self, workspace, row):
+        hook, _, _ = workspace()
+        assert counts(hook.assign_many([row, *rows(1)])) == {"invalid": 1, "assigned": 1}
+
     @pytest.mark.parametrize("max_in_flight", [1, 8])
     def test_every_row_has_its_own(self, workspace, max_in_flight):
         hook, sandbox, _ = workspace(team(10, n6="server_error", n7="bad_request", n8="not_json", n9="reset"))

@@ -7,6 +7,8 @@ import json
 import re
 import socket
 import ssl
+import subprocess
+import sys
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
@@ -14,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from splashify_provider.agent_email import validate_agent_email
 from splashify_provider.exceptions import (
     AgentInactiveError,
     AgentNotFoundError,
@@ -30,7 +33,8 @@ from splashify_provider.exceptions import (
     SplashifyError,
     UnexpectedResponseError,
 )
-from splashify_provider.hooks.splashify import LONGEST_WAIT, SplashifyHook, validate_agent_email
+from splashify_provider.hooks.splashify import SplashifyHook
+from splashify_provider.rate_limit import LONGEST_WAIT
 from splashify_provider.sandbox.server import SCENARIOS
 from tests.conftest import ADA, BEN, CLOSED, DAN, PHONE, SUCCESS, http
 
@@ -69,6 +73,35 @@ class TestAssigning:
         assert SplashifyHook().assign("(202) 555-0101", ADA).user_phone_number == PHONE
         with pytest.raises(InvalidPhoneNumberError):
             SplashifyHook(default_region="FR").assign("(202) 555-0101", ADA)
+
+    def test_a_process_that_was_forked_reads_its_own_answers(self, sandbox, connect):
+        connect(sandbox.base_url)
+        code = """
+import os, sys
+from collections import Counter
+from splashify_provider.exceptions import ConversationNotFoundError
+from splashify_provider.hooks.splashify import SplashifyHook
+
+hook, right = SplashifyHook(requests_per_minute=100_000), Counter()
+hook.assign("12025550101", "ada@example.com")
+children = []
+while len(children) < 3:
+    child = os.fork()
+    if not child:
+        children = []
+        break
+    children.append(child)
+for turn in range(15):
+    phone, wanted = [("12025550101", True), ("12025550111", False)][turn % 2]
+    try:
+        right[bool(hook.assign(phone, "ada@example.com")) is wanted] += 1
+    except ConversationNotFoundError:
+        right[not wanted] += 1
+assert right == {True: 15}, right
+assert all(os.waitpid(child, 0)[1] == 0 for child in children)
+"""
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
 
     def test_one_session_serves_all_calls(self, hook):
         session = hook.get_conn()
@@ -490,6 +523,13 @@ class TestConnection:
         hook.assign(PHONE, ADA)
         assert masked == [KEY]
 
+    def test_so_is_the_password_of_the_rate_limits_storage(self, sandbox, connect, monkeypatch):
+        masked = []
+        monkeypatch.setattr("splashify_provider.hooks.splashify.mask_secret", masked.append)
+        connect(sandbox.base_url, extra={"rate_limit_storage": "redis://:pa55word@127.0.0.1:1/0"})
+        SplashifyHook().get_conn()
+        assert masked == [KEY, "pa55word"]
+
     def test_the_mask_is_airflows(self, hook):
         try:
             from airflow.sdk.log import redact
@@ -500,6 +540,20 @@ class TestConnection:
                 from airflow.utils.log.secrets_masker import redact
         hook.get_conn()
         assert KEY not in str(redact(f"Authorization: Basic {KEY}"))
+
+    def test_proving_it_goes_through_the_door_but_waits_for_nobody(self, sandbox, connect, sleeps):
+        connect(sandbox.base_url, extra={"requests_per_minute": 2})
+        hook = SplashifyHook(sleep=sleeps.append)
+        assert [hook.test_connection()[0] for _ in range(4)] == [True] * 4
+        hook.assign(PHONE, ADA)
+        assert 50 < sum(sleeps) < 62
+        sandbox.workspace.set_scenario(KEY, "rate_limited_long:1")
+        assert hook.test_connection() == (
+            False,
+            "HTTP 429: the rate limit of this key is reached at the moment. Try again in a minute.",
+        )
+        with pytest.raises(RateLimitError, match="another 600 s"):
+            hook.assign(PHONE, ADA)
 
     def test_a_good_key_is_proven_without_touching_a_conversation(self, hook, sandbox):
         before = json.dumps(sandbox.workspace.as_json()["conversations"])
