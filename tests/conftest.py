@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,6 +82,15 @@ def number(index):
 def rows(*indexes, agent=ADA):
     """Give rows of a batch."""
     return [{"user_phone_number": "+" + number(index), "agent_email": agent} for index in indexes]
+
+
+def counts(outcomes):
+    """Count the outcomes of a batch."""
+    return Counter(outcome.outcome for outcome in outcomes)
+
+
+def requests_to(sandbox):
+    return sum(sandbox.workspace.answers.values())
 
 
 def team(size=1000, **scenarios):

@@ -3,7 +3,6 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections import Counter
 
 import pytest
 
@@ -17,11 +16,7 @@ from splashify_provider.exceptions import (
 )
 from splashify_provider.hooks import batch
 from splashify_provider.hooks.splashify import SplashifyHook
-from tests.conftest import ADA, BEN, CLOSED, DAN, PHONE, number, rows, team
-
-
-def counts(outcomes):
-    return Counter(outcome.outcome for outcome in outcomes)
+from tests.conftest import ADA, BEN, CLOSED, DAN, PHONE, counts, number, rows, team
 
 
 class NotAvailable:
@@ -347,62 +342,3 @@ class TestStopping:
         monkeypatch.setattr(hook, "_exchange", exchange)
         outcomes = list(hook.assign_many(rows(0, 1), max_consecutive_failures=1))
         assert [type(outcome.stopped_by) for outcome in outcomes] == [ServerError] * 2
-
-
-class TestPacing:
-    def test_a_batch_keeps_to_the_budget_without_a_single_429(self, workspace, monkeypatch):
-        monkeypatch.setattr(rate_limit, "WINDOW", 1.0)
-        monkeypatch.setattr(rate_limit, "_MARGIN", 1.3)
-        hook, sandbox, _ = workspace(per_minute=50, rate_limit=50, window=1.0)
-        started = time.monotonic()
-        assert counts(hook.assign_many(rows(*range(120)))) == {"assigned": 120}
-        assert sandbox.workspace.answers == {200: 120}
-        assert 2 < time.monotonic() - started < 20
-
-    def test_others_on_the_key_cost_time_and_nothing_else(self, workspace, monkeypatch):
-        monkeypatch.setattr(rate_limit, "WINDOW", 1.0)
-        hook, sandbox, _ = workspace(per_minute=50, rate_limit=20, window=1.0)
-        assert counts(hook.assign_many(rows(*range(60)))) == {"assigned": 60}
-        assert sandbox.workspace.answers[200] == 60
-        assert 0 < sandbox.workspace.answers[429] < 60
-
-    def test_the_end_of_a_shared_keys_window_costs_one_refusal_once_it_is_known_to_be_shared(
-        self, workspace, monkeypatch
-    ):
-        monkeypatch.setattr(rate_limit, "WINDOW", 1.0)
-        hook, sandbox, _ = workspace(per_minute=1000, rate_limit=20, window=1.0)
-        assert counts(hook.assign_many(rows(*range(100)), max_in_flight=8)) == {"assigned": 100}
-        assert 0 < sandbox.workspace.answers[429] <= 8 + 4 + 2  # all in flight, then one a window; a late answer or two
-
-    @pytest.mark.parametrize("goes_on", [True, False])
-    def test_a_429_holds_others_back_whoever_looks_at_the_answer_and_when(self, workspace, goes_on):
-        hook, sandbox, _ = workspace(team(20, n5="rate_limited_long"), latency=0.1)
-        outcomes = hook.assign_many(rows(*range(20)))
-        next(outcomes)
-        deadline = time.monotonic() + 5
-        while not sandbox.workspace.answers[429] and time.monotonic() < deadline:
-            time.sleep(0.02)
-        if not goes_on:
-            outcomes.close()
-        time.sleep(0.1)
-        with pytest.raises(RateLimitError, match="another 600 s"):
-            SplashifyHook().assign("+" + number(19), ADA)
-        outcomes.close()
-
-    def test_single_calls_go_through_the_same_door(self, workspace, sleeps):
-        hook, sandbox, _ = workspace(per_minute=5)
-        assert counts(hook.assign_many(rows(0, 1, 2))) == {"assigned": 3}
-        for index in range(3, 6):
-            SplashifyHook(sleep=sleeps.append).assign("+" + number(index), ADA)
-        assert 50 < sum(sleeps) <= 61.1
-        SplashifyHook(sleep=sleeps.append).release("+" + number(0))
-        assert sandbox.workspace.answers == {200: 7}
-
-    def test_while_it_waits_it_says_so_and_hands_out_what_is_known(self, workspace, monkeypatch):
-        monkeypatch.setattr(batch, "_SECONDS_BETWEEN_IDLE_CALLS", 0.05)
-        monkeypatch.setattr(rate_limit, "WINDOW", 1.0)
-        hook, _, _ = workspace(per_minute=5)
-        idle, known = [], []
-        known.extend(hook.assign_many(rows(*range(6)), on_idle=lambda: idle.append(len(known))))
-        assert len(idle) > 5
-        assert set(idle[1:-1]) == {5}
