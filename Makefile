@@ -42,7 +42,7 @@ lint: $(VENV)/ready ## Check style and types
 
 bench: $(VENV)/ready ## Measure speed, pacing, memory and parse time beside what one would use instead
 	@VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --compile-bytecode -c constraints/airflow-$(AIRFLOW).txt --group bench
-	PYTHONDONTWRITEBYTECODE= $(VENV)/bin/python benchmarks/run.py $(PARTS)
+	PYTHONPATH=. PYTHONDONTWRITEBYTECODE= $(VENV)/bin/python benchmarks/run.py $(PARTS)
 
 bench-routing: $(VENV)/ready ## Compare plans with round robin and hash modulo, and write benchmarks/ROUTING.md
 	$(VENV)/bin/python benchmarks/routing.py

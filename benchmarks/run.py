@@ -8,18 +8,19 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
-from airflow_runs import standalone
+import airflow_runs
 from client import AGENT, CLIENTS, KEY, number
 from measure import HERE, machine, median, python, sandbox, table
+
+from tests.airflow_server import AirflowAPI, free_port, standalone
 
 RESULTS = HERE / "RESULTS.md"
 ROUNDS = 5
@@ -74,14 +75,15 @@ def part_1(folder: Path) -> str:
 def part_2(folder: Path) -> str:
     """Measure tasks in Airflow."""
     taken: dict[str, list[dict[str, float]]] = defaultdict(list)
-    with sandbox(folder, 2000) as url:
-        environment = _environment(folder, 2000, 10**5, bulk=url, loop=url, http_mapped=url)
-        with standalone(folder, _free_port(), **environment) as airflow:
-            airflow.measure("loop")  # the first run of all pays for others
-            for _ in range(5):
-                for dag in ("loop", "bulk"):
-                    taken[dag].append(airflow.measure(dag))
-            taken["http_mapped"].append(airflow.measure("http_mapped"))
+    with (
+        sandbox(folder, 2000) as url,
+        _airflow(folder, 2000, 10**5, bulk=url, loop=url, http_mapped=url) as airflow,
+    ):
+        airflow_runs.measure(airflow, "loop")  # the first run of all pays for others
+        for _ in range(5):
+            for dag in ("loop", "bulk"):
+                taken[dag].append(airflow_runs.measure(airflow, dag))
+        taken["http_mapped"].append(airflow_runs.measure(airflow, "http_mapped"))
     rows = []
     each = {}
     for dag, name in DAGS.items():
@@ -102,25 +104,29 @@ def part_2(folder: Path) -> str:
     )
 
 
-def _environment(folder: Path, count: int, per_minute: int, **urls: str) -> dict[str, str]:
-    """Write a plan, and give what the benchmarks' DAGs need."""
+def _airflow(
+    folder: Path, count: int, per_minute: int, *, retries: int = 0, **urls: str
+) -> AbstractContextManager[AirflowAPI]:
+    """Write a plan, and run Airflow with the benchmarks' DAGs."""
     plan = folder / "plan.csv"
     plan.write_text("user_phone_number,agent_email\n" + "".join(f"+{number(i)},{AGENT}\n" for i in range(count)))
     extra = {"requests_per_minute": per_minute}
     ours = {"conn_type": "splashify", "password": KEY, "host": f"{urls['bulk']}/api/v1", "extra": extra}
-    return {
+    variables = {
+        "AIRFLOW__CORE__PARALLELISM": "4",
         "BENCH_PLAN": str(plan),
         "BENCH_URL": urls["loop"],
-        "AIRFLOW_CONN_SPLASHIFY_DEFAULT": json.dumps(ours),
-        "AIRFLOW_CONN_BENCH_HTTP": json.dumps({"conn_type": "http", "host": urls["http_mapped"]}),
+        "BENCH_RETRIES": str(retries),
     }
+    http = {"conn_type": "http", "host": urls["http_mapped"]}
+    return standalone(folder, HERE / "dags", variables, splashify_default=ours, bench_http=http)
 
 
 def part_3(folder: Path) -> str:
     """Measure what is left of the key's limit, alone and with four processes."""
-    redis_port = _free_port()
+    redis_port = free_port()
     redis = subprocess.Popen(
-        ["redis-server", "--port", str(redis_port), "--save", "", "--bind", "127.0.0.1"],
+        ["redis-server", "--port", redis_port, "--save", "", "--bind", "127.0.0.1"],
         stdout=subprocess.DEVNULL,
         cwd=folder,
     )
@@ -167,9 +173,8 @@ def _tasks_at_the_limit(folder: Path) -> str:
         for each in folders.values():
             each.mkdir()
         servers = {dag: stack.enter_context(sandbox(folders[dag], 200, rate_limit=100)) for dag in DAGS}
-        environment = {**_environment(folder, 200, 100, **servers), "BENCH_RETRIES": "5"}
-        with standalone(folder, _free_port(), **environment) as airflow:
-            runs = {dag: airflow.run(dag) for dag in DAGS}
+        with _airflow(folder, 200, 100, retries=5, **servers) as airflow:
+            runs = {dag: airflow_runs.run(airflow, dag) for dag in DAGS}
     for dag, run in runs.items():
         result = json.loads((folders[dag] / "result.json").read_text())
         rows.append(
@@ -248,11 +253,6 @@ def part_5(_: Path) -> str:
         + table(["import", "adds"], rows)
         + "\n\nTarget: at most 20 ms.\n"
     )
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 DAGS = {

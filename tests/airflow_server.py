@@ -1,19 +1,31 @@
-"""A running Airflow 3 for tests: its REST API, and `airflow standalone` on ports of its own."""
+"""A running Airflow 3 for tests and benchmarks: its REST API, and `airflow standalone` on ports of its own."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
-from tests.conftest import airflow_environment
+import psutil
+
+
+def airflow_environment(home, dags, **connections):
+    """Give an environment for ``airflow`` commands with these DAGs and connections only."""
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW__")},
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        **{f"AIRFLOW_CONN_{name.upper()}": json.dumps(connection) for name, connection in connections.items()},
+    }
 
 
 def free_port():
@@ -50,37 +62,21 @@ def is_healthy(url):
     return False
 
 
-def processes():
-    """Give every living process with its parent and its session."""
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            state, parent, _, session = path.read_text().rpartition(")")[2].split()[:4]
-            if state != "Z":
-                yield int(path.parent.name), int(parent), int(session)
-
-
-def parent_of(pid):
-    return next(parent for process, parent, _ in processes() if process == pid)
-
-
 def is_alive(pid):
-    return any(process == pid for process, _, _ in processes())
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-def _stop(session):
-    """End all processes of a session. Tasks have process groups of their own."""
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        deadline = time.monotonic() + 5
-        while (left := [pid for pid, _, its in processes() if its == session]) and time.monotonic() < deadline:
-            for pid in left:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, sign)
-            time.sleep(0.5)
-    assert not left
+def session(leader):
+    """Give the processes of a session. Tasks have process groups of their own in it."""
+    for process in psutil.process_iter():
+        with suppress(OSError, psutil.Error):
+            if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
+                yield process
 
 
 @contextmanager
-def standalone(folder, dags, **connections):
+def standalone(folder, dags, variables=None, **connections):
+    """Run Airflow with these DAGs, environment variables and connections. Give its REST API."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     environment = {
@@ -95,6 +91,7 @@ def standalone(folder, dags, **connections):
         "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": free_port(),
         "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": free_port(),
         "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_SERVER_PORT": free_port(),
+        **(variables or {}),
     }
     output = folder / "standalone.log"
     with output.open("w") as log:
@@ -109,5 +106,11 @@ def standalone(folder, dags, **connections):
             time.sleep(1)
         yield AirflowAPI(url)
     finally:
-        _stop(process.pid)
+        for end in (psutil.Process.terminate, psutil.Process.kill):
+            members = list(session(process.pid))
+            for member in members:
+                with suppress(psutil.NoSuchProcess):
+                    end(member)
+            psutil.wait_procs(members, timeout=5)
         process.wait()
+        assert not list(session(process.pid))

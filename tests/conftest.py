@@ -6,12 +6,10 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,6 +29,7 @@ from splashify_provider.hooks import batch  # noqa: E402
 from splashify_provider.hooks.splashify import SplashifyHook  # noqa: E402
 from splashify_provider.sandbox.server import Sandbox  # noqa: E402
 from splashify_provider.sandbox.workspace import DEFAULT_KEY  # noqa: E402
+from tests.airflow_server import airflow_environment  # noqa: E402
 
 ADA, BEN, DAN = "ada@example.com", "ben@example.com", "dan@example.com"  # Dan is disabled
 PHONE = "12025550101"
@@ -180,18 +179,6 @@ def log(caplog, capsys):
     with caplog.at_level("DEBUG"), caplog.at_level("DEBUG", "airflow.task"):
         yield Log(caplog, capsys)
     tasks.removeHandler(caplog.handler)
-
-
-def airflow_environment(home, dags, **connections):
-    """Give an environment for ``airflow`` commands with these DAGs and connections only."""
-    return {
-        **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW__")},
-        "AIRFLOW_HOME": str(home),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        **{f"AIRFLOW_CONN_{name.upper()}": json.dumps(connection) for name, connection in connections.items()},
-    }
 
 
 def airflow_cli(home, dags, **connections):

@@ -13,6 +13,7 @@ from contextlib import suppress
 from datetime import datetime, timezone
 
 import oncall
+import psutil
 import run
 import seed
 
@@ -34,20 +35,16 @@ def is_healthy(url: str) -> bool:
     return False
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """End Airflow and everything it has started."""
-    for sign, patience in ((signal.SIGTERM, 15), (signal.SIGKILL, 5)):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, sign)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(patience)
-        deadline = time.monotonic() + patience
-        while time.monotonic() < deadline:
-            try:
-                os.killpg(process.pid, 0)
-            except ProcessLookupError:
-                return
-            time.sleep(0.2)
+def stop(airflow: subprocess.Popen[bytes]) -> None:
+    """End Airflow and everything it has started: a session, in which running tasks are process groups of their own."""
+    for end, patience in ((psutil.Process.terminate, 15), (psutil.Process.kill, 5)):
+        members = []
+        for process in psutil.process_iter():
+            with suppress(OSError, psutil.Error):
+                if os.getsid(process.pid) == airflow.pid:
+                    end(process)
+                    members.append(process)
+        psutil.wait_procs(members, timeout=patience)
 
 
 def main() -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import time
 from collections import Counter
 from importlib.metadata import version
 
+import psutil
 import pytest
 from dateutil.parser import isoparse
 from packaging.version import Version
@@ -16,7 +15,7 @@ from packaging.version import Version
 from splashify_provider.bulk.record import CHUNK
 from splashify_provider.sandbox.server import Sandbox
 from splashify_provider.sandbox.workspace import DEFAULT_KEY
-from tests.airflow_server import is_alive, parent_of, standalone
+from tests.airflow_server import is_alive, standalone
 from tests.conftest import ADA, number, team
 
 pytestmark = [
@@ -149,7 +148,7 @@ def test_a_task_marked_as_failed_stops_and_clearing_it_sends_only_the_rest(start
 def test_a_task_whose_supervisor_is_told_to_stop_is_retried_with_only_the_rest(start):
     run = start()
     process = run.process_once_posted(300)
-    os.kill(parent_of(process), signal.SIGTERM)
+    psutil.Process(process).parent().terminate()
     wait_until(lambda: not is_alive(process), SECONDS_UNTIL_SIGKILL)
     posted = run.posts_when_nothing_goes_out_any_more()
     assert run.logged_at("The task was told to stop (SIGTERM).")
@@ -163,7 +162,7 @@ def test_a_task_whose_supervisor_is_told_to_stop_is_retried_with_only_the_rest(s
 def test_a_task_that_is_killed_is_retried_with_all_but_its_last_chunk_done(start):
     run = start()
     process = run.process_once_posted(300)
-    os.kill(process, signal.SIGKILL)
+    psutil.Process(process).kill()
     wait_until(lambda: not is_alive(process))
     posted = run.posts_when_nothing_goes_out_any_more()
 
