@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from splashify_provider.exceptions import InvalidAgentEmailError
 from splashify_provider.redaction import as_text, quote
@@ -24,8 +25,9 @@ def validate_agent_email(agent_email: object) -> str:
     text = "" if agent_email is None else as_text(agent_email).strip()
     if isinstance(agent_email, str) and len(text) <= 254 and _EMAIL.fullmatch(text):
         return text
-    # In ASCII, so that invisible characters can be seen.
-    what = f"{quote(text.encode('ascii', 'backslashreplace').decode())!r}, not an address" if text else "missing"
+    # In ASCII, so that invisible characters can be seen; with ASCII digits, so that a phone number can be masked.
+    digits = "".join(str(unicodedata.decimal(char, char)) for char in text)
+    what = f"{quote(digits.encode('ascii', 'backslashreplace').decode())!r}, not an address" if text else "missing"
     raise InvalidAgentEmailError(
         f"The agent's e-mail is {what}. Nothing was sent. To take a conversation away from its agent, use "
         "release() or SplashifyReleaseOperator."

@@ -83,9 +83,23 @@ class Pacer:
         self._clock = clock or (lambda: monotonic())
         self._lock = threading.Lock()
         self._sent = InMemoryBucket(budget.rates())
-        self._paused_until = -math.inf
+        self._paused_until = self._full_until = -math.inf
         self._store: _Store | None = None
         self._store_is_down_until = 0.0
+
+    @property
+    def wait(self) -> float:
+        """Seconds until another request may be sent, as was said last; 0 if that is now."""
+        return max(0.0, self._full_until - self._clock())
+
+    def seconds_for(self, count: int) -> float:
+        """Say how long so many more requests take at least, if nobody else sends any.
+
+        :param count: How many.
+        :return: Seconds: the present wait, and what has to pass between bursts.
+        """
+        burst = self._budget.burst
+        return self.wait + WINDOW * burst / self.requests_per_minute * (math.ceil(count / burst) - 1)
 
     @property
     def requests_per_minute(self) -> int:
@@ -125,19 +139,24 @@ class Pacer:
         """
         with self._lock:
             now = self._clock()
-            if pause := max(0.0, self._paused_until - now):
-                return _checked(pause)
-            item = RateItem("", int(now * 1000))
-            if not self._sent.put(item):
-                self._sent.leak(item.timestamp)
-                milliseconds = self._sent.waiting(item)
-                assert isinstance(milliseconds, int)  # noqa: S101 - not the async kind
-                return max(1, milliseconds) / 1000
-            if self._sent.count() > 2 * self._budget.requests_per_minute:
-                self._sent.leak(item.timestamp)
-            if wait := self._with_store(now, lambda store: store.take()):
-                self._sent.items.pop()  # it was counted, but will not be sent
+            wait = self._take(now)
+            self._full_until = now + wait
             return _checked(wait)
+
+    def _take(self, now: float) -> float:
+        if pause := max(0.0, self._paused_until - now):
+            return pause
+        item = RateItem("", int(now * 1000))
+        if not self._sent.put(item):
+            self._sent.leak(item.timestamp)
+            milliseconds = self._sent.waiting(item)
+            assert isinstance(milliseconds, int)  # noqa: S101 - not the async kind
+            return max(1, milliseconds) / 1000.0
+        if self._sent.count() > 2 * self._budget.requests_per_minute:
+            self._sent.leak(item.timestamp)
+        if wait := self._with_store(now, lambda store: store.take()):
+            self._sent.items.pop()  # it was counted, but will not be sent
+        return wait
 
     @property
     def is_contended(self) -> bool:
@@ -154,8 +173,8 @@ class Pacer:
             until = now + min(seconds, _LONGEST_PAUSE)
             if until > self._paused_until + 1:
                 log.warning(
-                    "Splashify's rate limit is reached although requests are paced (something else may use the key): "
-                    "everything here that uses it waits %.0f s.",
+                    "Splashify's rate limit is reached although requests are paced (something else uses the key; if "
+                    "it is another task, see rate_limit_storage): everything here that uses it waits %.0f s.",
                     until - now,
                 )
             self._paused_until = max(self._paused_until, until + random.uniform(0, _APART))  # noqa: S311
@@ -258,8 +277,8 @@ def _checked(wait: float) -> float:
     if wait > LONGEST_WAIT + _APART:
         raise RateLimitError(
             429,
-            f"Splashify has said that the rate limit of this key is reached for another {wait:.0f} s. Nothing was "
-            "sent. Give the task retries with a retry_delay that outlasts it, or clear it later.",
+            f"Splashify has said that the rate limit of this key is reached for another {wait:.0f} s, so no more "
+            "is sent until then. Give the task retries with a retry_delay that outlasts it, or clear it later.",
             wait,
         )
     return wait

@@ -178,8 +178,9 @@ LAYERS = {
     "bulk.sources": {"exceptions", "redaction"},
     "bulk.numbers": set(),
     "bulk.checked": {"exceptions", "redaction", "bulk.numbers", "hooks.batch", "hooks.splashify"},
-    "bulk.progress": {"exceptions", "redaction", "hooks.batch"},
+    "bulk.progress": {"exceptions", "rate_limit", "redaction", "hooks.batch"},
     "bulk.record": {"redaction", "bulk.numbers", "hooks.batch"},
+    "bulk.report": {"exceptions", "redaction", "bulk.record", "hooks.batch"},
     "operators.base": {"exceptions", "retry_policy", "hooks.splashify"},
     "operators.bulk": {
         "exceptions",
@@ -189,6 +190,7 @@ LAYERS = {
         "bulk.checked",
         "bulk.progress",
         "bulk.record",
+        "bulk.report",
         "bulk.sources",
     },
     "operators.splashify": {

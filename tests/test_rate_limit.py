@@ -170,7 +170,7 @@ class TestPause:
         clock = Clock()
         pacer = Pacer(Budget("x", 100, 100), clock)
         pacer.pause(600)
-        with pytest.raises(RateLimitError, match="another 600 s. Nothing was sent") as raised:
+        with pytest.raises(RateLimitError, match="another 600 s, so no more is sent") as raised:
             pacer.acquire(clock.sleep)
         assert raised.value.retry_after == pytest.approx(600, abs=1)
         assert clock.now == 1000

@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from splashify_provider.exceptions import SplashifyConfigurationError
 from splashify_provider.redaction import quote
@@ -33,7 +33,7 @@ def rows_of(assignments: object) -> Callable[[], Iterator[Any]]:
                 "check what it refers to."
             )
         return lambda: _rows_of_file(text)
-    if isinstance(assignments, os.PathLike):
+    if _is_path(assignments):
         return lambda: _rows_of_file(assignments)
     if isinstance(assignments, Mapping) or not isinstance(assignments, Iterable):
         raise SplashifyConfigurationError(
@@ -52,9 +52,15 @@ def is_read_from(assignments: object, path: str) -> bool:
     :return: The answer.
     """
     given = _text(assignments) if isinstance(assignments, str) else assignments
-    if not isinstance(given, (str, os.PathLike)) or str(given).startswith(("[", "{")):
+    if not (isinstance(given, str) or _is_path(given)) or str(given).startswith(("[", "{")):
         return False
     return _place(given) == _place(path)
+
+
+def _is_path(assignments: object) -> TypeGuard[os.PathLike[str]]:
+    from airflow.providers.common.compat.sdk import ObjectStoragePath
+
+    return isinstance(assignments, (os.PathLike, ObjectStoragePath))  # which is none in Airflow 3
 
 
 def _place(path: str | os.PathLike[str]) -> tuple[str, str]:
@@ -93,10 +99,16 @@ def _rows_of_file(path: str | os.PathLike[str]) -> Iterator[Any]:
             first = next((line for line in stream if line.strip()), "")
             lines = itertools.chain([first], stream)
             yield from _json_lines(lines) if first.lstrip().startswith("{") else _csv_rows(lines, first)
-    except (FileNotFoundError, UnicodeDecodeError, csv.Error) as error:
-        what = {FileNotFoundError: "does not exist", UnicodeDecodeError: "is not UTF-8 text"}.get(type(error))
+    except (FileNotFoundError, IsADirectoryError, PermissionError, UnicodeDecodeError, csv.Error) as error:
+        what = {
+            FileNotFoundError: "does not exist",
+            IsADirectoryError: "is a directory",
+            PermissionError: "may not be read here",
+            UnicodeDecodeError: "is not UTF-8 text (in Excel: CSV UTF-8)",
+        }.get(type(error))
         raise SplashifyConfigurationError(
-            f"The file of assignments {quote(path)} {what or f'is not CSV ({quote(error)})'}. Nothing was sent."
+            f"The file of assignments {quote(path)} {what or f'is not CSV ({quote(error)})'}. Mend that, then clear "
+            "this task."
         ) from None
 
 
@@ -111,17 +123,18 @@ def _json_lines(lines: Iterable[str]) -> Iterator[Any]:
 
 def _csv_rows(lines: Iterable[str], header: str) -> Iterator[dict[str, str | None]]:
     separator = max(",;\t", key=header.count)  # spreadsheets write what their country uses
-    reader = csv.reader(lines, delimiter=separator)
+    reader = csv.reader(lines, delimiter=separator, strict=True)  # or an open quote swallows the rest
     names = [name.strip().lower() for name in next(reader, [])]
     if missing := [column for column in COLUMNS if column not in names]:
         raise SplashifyConfigurationError(
             f"The file of assignments has no column {' and no column '.join(missing)}; its first line must be "
-            f"the header, or each line a JSON object. Found: {quote(', '.join(names))}. Nothing was sent."
+            f"the header, or each line a JSON object. Found: {quote(', '.join(names))}. Mend that, then clear "
+            "this task."
         )
     if twice := [column for column in COLUMNS if names.count(column) > 1]:
         raise SplashifyConfigurationError(
             f"The file of assignments has more than one column {' and '.join(twice)}, so which one counts is anybody's "
-            "guess. Nothing was sent."
+            "guess. Mend that, then clear this task."
         )
     for values in reader:
         if any(values):

@@ -51,6 +51,7 @@ _ABOUT_ONE_ROW = (400, 422)
 
 # "Come again later" is not a failure, and with others on the key it may be said a few times; not for ever.
 _MOST_429S = 20
+MOST_IN_FLIGHT = 64
 _SECONDS_BETWEEN_IDLE_CALLS = 1.0
 _SECONDS_TO_JOIN = 1.0
 _SECONDS_TO_WAIT_FOR_ANSWERS = 2.0  # of those under way when a batch is ended: Airflow kills a task after five
@@ -92,6 +93,21 @@ class AssignmentOutcome:
     message: str
     error: SplashifyError | None = field(default=None, repr=False)
     stopped_by: SplashifyError | None = field(default=None, repr=False)
+
+
+def check_limits(max_in_flight: object, max_consecutive_failures: object) -> None:
+    """Refuse what no batch can keep to.
+
+    :param max_in_flight: See :class:`Batch`.
+    :param max_consecutive_failures: See :class:`Batch`.
+    :raises SplashifyConfigurationError: Naming the argument.
+    """
+    for name, value, most in (
+        ("max_in_flight", max_in_flight, MOST_IN_FLIGHT),
+        ("max_consecutive_failures", max_consecutive_failures, 1_000_000),
+    ):
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            raise SplashifyConfigurationError(f"{name} must be a whole number from 1 to {most:,}, not {value!r}.")
 
 
 def retry_delay(attempt: int, error: BaseException | None) -> float:

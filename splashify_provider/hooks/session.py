@@ -18,7 +18,7 @@ from splashify_provider.redaction import hide, quote
 if TYPE_CHECKING:
     from splashify_provider.hooks.settings import Settings
 
-MOST_CONNECTIONS = 64
+MOST_CONNECTIONS = 64  # as many as a batch may have in flight
 
 
 def make_session(settings: Settings) -> requests.Session:

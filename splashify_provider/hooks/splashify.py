@@ -23,7 +23,6 @@ from splashify_provider.exceptions import (
     InvalidPhoneNumberError,
     RateLimitError,
     SplashifyAPIError,
-    SplashifyConfigurationError,
     SplashifyConnectionError,
     error_from_response,
     json_object,
@@ -33,10 +32,11 @@ from splashify_provider.hooks.batch import (
     Assignment,
     AssignmentOutcome,
     Batch,
+    check_limits,
     is_worth_another_try,
     retry_delay,
 )
-from splashify_provider.hooks.session import MOST_CONNECTIONS, connection_error, make_session, mask_secret
+from splashify_provider.hooks.session import connection_error, make_session, mask_secret
 from splashify_provider.hooks.settings import Settings, settings_from_connection
 from splashify_provider.phone_numbers import normalize_phone_number
 from splashify_provider.rate_limit import Pacer, pacer_for
@@ -171,16 +171,11 @@ class SplashifyHook(BaseHook):
         :return: One outcome for each row.
         :raises SplashifyConfigurationError: If the connection or an argument is wrong.
         """
-        for name, value, most in (
-            ("max_in_flight", max_in_flight, MOST_CONNECTIONS),
-            ("max_consecutive_failures", max_consecutive_failures, 1_000_000),
-        ):
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-                raise SplashifyConfigurationError(f"{name} must be a whole number from 1 to {most:,}, not {value!r}.")
+        check_limits(max_in_flight, max_consecutive_failures)
         self.get_conn()  # before other threads need it
         batch = Batch(
             self._exchange,
-            self._pacer,
+            self.pacer,
             max_attempts=self._settings.max_attempts,
             max_in_flight=max_in_flight,
             max_consecutive_failures=max_consecutive_failures,
@@ -212,11 +207,6 @@ class SplashifyHook(BaseHook):
             agent = "" if email is None else quote(email)
             return AssignmentOutcome(position, given, agent, "invalid", error.message, error)
 
-    @property
-    def requests_per_minute(self) -> int:
-        """What this hook may send in any 60 seconds."""
-        return self._pacer.requests_per_minute
-
     def fingerprint(self, text: str) -> bytes:
         """Hash a text with the API key: nobody who lacks it can find out the text by trying.
 
@@ -245,7 +235,7 @@ class SplashifyHook(BaseHook):
         :return: Whether the connection works, and why (not).
         """
         try:
-            self._pacer.try_acquire()  # counted, but nobody is kept waiting in front of a form
+            self.pacer.try_acquire()  # counted, but nobody is kept waiting in front of a form
             status_code, headers, body = self._post({})
             error = self._error(status_code, headers, body)
         except SplashifyConnectionError as problem:
@@ -253,7 +243,7 @@ class SplashifyHook(BaseHook):
         except Exception as problem:  # no such connection, or its settings are wrong: the form shows it
             return False, str(problem)
         if isinstance(error, RateLimitError):
-            self._pacer.pause(error.retry_after or retry_delay(1, None))
+            self.pacer.pause(error.retry_after or retry_delay(1, None))
             return False, "HTTP 429: the rate limit of this key is reached at the moment. Try again in a minute."
         if status_code == requests.codes.bad_request and json_object(body):
             return True, "Splashify accepts the API key."
@@ -283,7 +273,8 @@ class SplashifyHook(BaseHook):
         return settings
 
     @cached_property
-    def _pacer(self) -> Pacer:
+    def pacer(self) -> Pacer:
+        """The door that every request of this key goes through, in this process."""
         return pacer_for(self._settings.budget)
 
     @property
@@ -311,11 +302,11 @@ class SplashifyHook(BaseHook):
         return attempts(self._paced_exchange, phone, email)
 
     def _paced_exchange(self, phone: str, email: str) -> str:
-        self._pacer.acquire(self._sleep)
+        self.pacer.acquire(self._sleep)
         try:
             return self._exchange(phone, email)
         except RateLimitError as error:
-            self._pacer.pause(error.retry_after or retry_delay(1, None))
+            self.pacer.pause(error.retry_after or retry_delay(1, None))
             raise
 
     def _exchange(self, phone: str, email: str) -> str:

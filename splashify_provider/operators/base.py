@@ -65,7 +65,10 @@ class SplashifyOperator(BaseOperator):
         missing = f"{self.splashify_conn_id!r} (type splashify, the API key as its password)"
         try:
             self._check_arguments()
-            skip_if_too_old(context, self.max_run_age)
+            try:
+                skip_if_too_old(context, self.max_run_age)
+            except AirflowSkipException as skip:
+                self._when_too_old(context, skip)
             self.hook.get_conn()
             missing = "for that path"  # from here on it is another one that may be missing
             return self._run(context)
@@ -76,6 +79,9 @@ class SplashifyOperator(BaseOperator):
 
     def _run(self, context: Mapping[str, Any]) -> dict[str, Any]:
         raise NotImplementedError
+
+    def _when_too_old(self, context: Mapping[str, Any], skip: AirflowSkipException) -> NoReturn:  # noqa: ARG002
+        raise skip
 
     def _check_arguments(self) -> None:
         self._check_choice("on_conversation_not_found", "fail", "skip")
@@ -135,8 +141,8 @@ def skip_if_too_old(context: Mapping[str, Any], max_run_age: timedelta | None) -
     if age > max_run_age:
         raise AirflowSkipException(
             f"This run was due {due:%Y-%m-%d %H:%M %Z}, {_words(age)} ago, and max_run_age is {_words(max_run_age)}: "
-            "its assignments may be out of date, so nothing was sent. Trigger a new run to assign as of now. To force "
-            "this one all the same, raise max_run_age in the DAG (or set it to None) and clear this task."
+            "its assignments may be out of date, so this try has sent nothing. Trigger a new run to assign as of now. "
+            "To force this one all the same, raise max_run_age in the DAG (or set it to None) and clear this task."
         )
 
 

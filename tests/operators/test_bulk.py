@@ -44,8 +44,8 @@ class TestSuccess:
     def test_the_same_number_and_agent_twice_is_sent_once_however_they_are_written(self, workspace):
         _, _, posted = workspace()
         twice = [
-            {"user_phone_number": "+1 (202) 555-0007", "agent_email": "Ada@example.com".lower()},
-            {"user_phone_number": "12025550007", "agent_email": f" {ADA} "},
+            {"user_phone_number": "+1 (202) 555-0007", "agent_email": ADA},
+            {"user_phone_number": "12025550007", "agent_email": " Ada@Example.com "},
         ]
         assert run(twice)["duplicates"] == 1
         assert posted == [(number(7), ADA)]
@@ -89,7 +89,9 @@ class TestChecking:
         _, sandbox, _ = workspace()
         bad = [{"user_phone_number": "12", "agent_email": ADA}] * 1500
         clash = [{"user_phone_number": "+1 202 555 0003", "agent_email": ADA}, *rows(3, agent=BEN)]
-        with pytest.raises(AirflowFailException, match="^1 of 1,502 rows .* whatever on_invalid says") as raised:
+        with pytest.raises(
+            AirflowFailException, match="^1 of 1,502 rows .* not where one number is for two agents"
+        ) as raised:
             run([*bad, *clash], on_invalid="skip")
         text = str(raised.value)
         assert "Row 1502 (…0003): for ben@example.com, but row 1501 gives the same number to ada@example.com" in text
@@ -110,6 +112,36 @@ class TestChecking:
         monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
         workspace()
         assert run(rows(1, agent=""), on_invalid="skip")["counts"] == {"invalid": 1}
+
+    def test_swapped_columns_show_no_more_than_four_digits_in_whatever_script(self, workspace, log):
+        workspace()
+        with pytest.raises(AirflowFailException) as raised:
+            run(
+                [
+                    {
+                        "user_phone_number": ADA,
+                        "agent_email": "\u0669\u0661\u0669\u0668\u0667\u0666\u0665\u0664\u0663\u0662\u0661\u0660",
+                    }
+                ]
+            )
+        text = str(raised.value) + log.text
+        assert "\\u06" not in text
+        assert "9198" not in text
+
+    def test_invalid_rows_leave_room_for_those_that_failed(self, workspace, context, log):
+        workspace()
+        bad = {"user_phone_number": "12", "agent_email": ADA}
+        with pytest.raises(AirflowFailException):
+            run([*[bad] * 150, *rows(1, agent=DAN), bad], context, on_invalid="skip")
+        failures = context["ti"].pushed["return_value"]["failures"]
+        assert [failures[0]["position"], len(failures)] == [151, 100]
+        assert "Row 151 agent_inactive: " in log.text
+        assert "Row 1 invalid: " not in log.text  # it was logged when it was found
+
+    def test_an_empty_list_is_remarked_upon(self, workspace, log):
+        workspace()
+        run([])
+        assert "There is nothing to assign" in log.text
 
     def test_thousands_of_bad_rows_make_a_short_error(self, workspace):
         workspace()
@@ -140,6 +172,8 @@ class TestChecking:
             {"fail_on_partial_error": "no"},
             {"report_phone_numbers": True},
             {"max_in_flight": 0},
+            {"max_in_flight": 0, "dry_run": True},
+            {"report_path": "None"},
             {"max_consecutive_failures": "3"},
             {"max_run_age": 8},
             {"dry_run": "False"},
@@ -200,10 +234,11 @@ class TestFailures:
         assert text.endswith(f" All of them: {path}")
         assert re.search(r"warning.*Row 4 failed: ", log.text, re.IGNORECASE)
 
-    def test_a_partial_failure_can_be_a_success_but_a_total_one_is_none(self, workspace):
+    def test_a_partial_failure_can_be_a_success_but_a_total_one_is_none(self, workspace, log):
         workspace()
         summary = run([*rows(1), *rows(2, agent=DAN)], fail_on_partial_error=False)
         assert summary["counts"] == {"assigned": 1, "agent_inactive": 1}
+        assert "1 of 2 assignments are not done (1 agent_inactive). The task succeeds all the same" in log.text
         with pytest.raises(AirflowFailException):
             run(rows(2, 3, agent=DAN), fail_on_partial_error=False)
 

@@ -137,7 +137,7 @@ def test_a_task_marked_as_failed_stops_and_clearing_it_sends_only_the_rest(start
     run.clear()
     assert run.summary(try_number=2) == sent(SIZE - done, done_before=done)
     assert run.posted.total() == len(run.posted) == SIZE
-    assert run.reported() == {"assigned": SIZE, "finished": 1}
+    assert run.reported() == {"assigned": SIZE, "done_before": done, "finished": 1}
 
     run.posted.clear()
     run.clear()

@@ -52,6 +52,61 @@ class TestFiles:
             run(**arguments)
         assert "splashify_default" not in str(raised.value)
 
+    def test_an_open_quote_does_not_swallow_the_rest(self, workspace, tmp_path):
+        _, sandbox, _ = workspace()
+        path = tmp_path / "plan.csv"
+        lines = [f"+{number(index)},{ADA},note" for index in range(10)]
+        lines[3] = f'+{number(3)},{ADA},"call back'
+        path.write_text("\n".join(["user_phone_number,agent_email,note", *lines]))
+        with pytest.raises(AirflowFailException, match="is not CSV"):
+            run(str(path))
+        assert not sandbox.workspace.answers
+
+    @pytest.mark.parametrize(
+        ("row", "changed"),
+        [
+            (2, f"+{number(1)},{ADA}"),
+            (2, f"+12,{ADA}"),
+            (2, f"+{number(9)},{ADA}"),
+            (2, f"+{number(2)},{BEN}"),
+            (5, None),
+            (6, f"+{number(9)},{ADA}"),
+            (2, b"\xff\xfe"),
+        ],
+    )
+    def test_any_change_between_checking_and_sending_is_noticed(self, workspace, tmp_path, row, changed):
+        _, _, posted = workspace()
+        path = tmp_path / "plan.csv"
+        lines = [b"user_phone_number,agent_email", *(f"+{number(index)},{ADA}".encode() for index in range(1, 6))]
+        path.write_bytes(b"\n".join(lines))
+        operator = SplashifyBulkAssignOperator(task_id="assign", assignments=str(path))
+        send = operator._send
+
+        def change_and_send(*arguments):
+            lines[row : row + 1] = [changed.encode() if isinstance(changed, str) else changed] if changed else []
+            path.write_bytes(b"\n".join(lines))
+            send(*arguments)
+
+        operator._send = change_and_send
+        with pytest.raises(AirflowFailException) as raised:
+            operator.execute({})
+        assert "have changed since they were checked" in str(raised.value) or "not UTF-8" in str(raised.value)
+        assert "Nothing was sent" not in str(raised.value)
+        assert set(posted) <= {(number(index), ADA) for index in range(1, 6)}
+
+    @pytest.mark.parametrize("how", ["path", "storage path", "uri"])
+    def test_a_path_may_be_given_as_whatever_is_one(self, workspace, tmp_path, how):
+        workspace()
+        path = tmp_path / "plan.csv"
+        path.write_text(f"user_phone_number,agent_email\n+{number(1)},{ADA}\n")
+        given = {"path": path, "storage path": ObjectStoragePath(f"file://{path}"), "uri": path.as_uri()}[how]
+        assert run(given)["counts"] == {"assigned": 1}
+
+    def test_a_folder_is_no_file(self, workspace, tmp_path):
+        workspace()
+        with pytest.raises(AirflowFailException, match="is a directory"):
+            run(str(tmp_path))
+
     def test_other_columns_may_come_twice(self, workspace, tmp_path):
         workspace()
         path = tmp_path / "plan.csv"

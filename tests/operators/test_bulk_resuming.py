@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+from datetime import datetime, timedelta, timezone
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, AirflowSkipException
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from splashify_provider.bulk import record
+from splashify_provider.bulk import record, report
 from splashify_provider.exceptions import ServerError
 from splashify_provider.hooks import batch
 from splashify_provider.hooks.batch import Assignment
@@ -49,10 +50,21 @@ def again(request, tmp_path):
     context = {"ti": Instance()} | ({"task_state_store": Store()} if request.param == "state store" else {})
     path = tmp_path / "report.jsonl"
 
-    def again(assignments, **arguments):
-        return run(assignments, context, report_path=str(path), **arguments)
+    def again(assignments, more=None, **arguments):
+        return run(assignments, {**context, **(more or {})}, report_path=str(path), **arguments)
 
     return again
+
+
+def _and_then_no_more_writing(patch):
+    """Have a batch begin as ever, and the state store take nothing any more."""
+    run_batch = batch.Batch.run
+
+    def run_without_store(self, items):
+        patch.setattr(Store, "set", lambda *_: None)
+        return run_batch(self, items)
+
+    return run_without_store
 
 
 class TestAgents:
@@ -83,7 +95,8 @@ class TestAgents:
             again([*rows(1, 2), *rows(3, agent=DAN)])
         with monkeypatch.context() as patch:  # nothing is written once requests are out
             patch.setattr(record.Checkpoint, "add", lambda *_: None)
-            patch.setattr(record.Report, "write", lambda *_: None)
+            patch.setattr(batch.Batch, "run", _and_then_no_more_writing(patch))
+            patch.setattr(report.Report, "write", lambda *_: None)
             with contextlib.suppress(AirflowException):
                 again([*rows(1, agent=BEN), *rows(2), *rows(3, agent=DAN)])
         assert sandbox.workspace.conversations[number(1)].agent_email == BEN
@@ -118,7 +131,50 @@ class TestFinishing:
         assert run(rows(1, 2), {"ti": ti}, report_path=str(path))["done_before"] == 2
 
 
+class TestChangingOnesMind:
+    def test_customers_without_a_conversation_are_done_only_where_they_are_skipped(self, workspace, again):
+        workspace(team(5))
+        with pytest.raises(AirflowFailException):
+            again([*rows(9, 1), *rows(3, agent=DAN)], on_conversation_not_found="skip")
+        with pytest.raises(AirflowFailException, match=r"1 of 2 .* \(1 conversation_not_found\)"):
+            again(rows(9, 1), on_conversation_not_found="fail")
+
+    def test_a_retry_that_is_too_old_fails_where_an_earlier_try_has_sent_a_part(self, workspace, again):
+        workspace()
+        due = {"data_interval_end": datetime.now(timezone.utc) - timedelta(hours=9)}
+        with pytest.raises(AirflowFailException):
+            again([*rows(1, 2), *rows(3, agent=DAN)])
+        with pytest.raises(AirflowFailException, match=r"An earlier try has sent a part.* 9 h ago"):
+            again(rows(1, 2, 3), due, max_run_age=timedelta(hours=8))
+        again(rows(1, 2, 3))
+        with pytest.raises(AirflowSkipException):
+            again(rows(1, 2, 3), due, max_run_age=timedelta(hours=8))
+
+    def test_part_of_it_is_enough_where_that_was_said_also_if_an_earlier_try_did_it(self, workspace, again):
+        workspace()
+        with pytest.raises(AirflowFailException):
+            again([*rows(1), *rows(3, agent=DAN)])
+        assert again([*rows(1), *rows(3, agent=DAN)], fail_on_partial_error=False)["done_before"] == 1
+
+
 class TestStoresThatFail:
+    def test_one_that_can_not_note_what_changes_sends_nothing(self, workspace):
+        _, sandbox, posted = workspace()
+        store = BrokenStore()
+        context = {"ti": Instance(), "task_state_store": store}
+        bad = rows(3, agent=DAN)
+        with pytest.raises(AirflowFailException):
+            run([*rows(1, 2), *bad], context)
+        posted.clear()
+        store.broken.add("set")
+        with pytest.raises(AirflowException, match="1 of the assignments .* another agent now") as raised:
+            run([*rows(1, agent=BEN), *rows(2), *bad], context)
+        assert not isinstance(raised.value, AirflowFailException)
+        assert posted == []
+        store.broken.clear()
+        assert run(rows(1, 2), context)["done_before"] == 2
+        assert sandbox.workspace.conversations[number(1)].agent_email == ADA
+
     def test_one_that_refuses_writes_is_asked_twice_not_for_every_row(self, workspace, caplog):
         workspace()
         store = BrokenStore("set")
@@ -137,7 +193,7 @@ class TestStoresThatFail:
             if len(sent) == 500:
                 store.broken.clear()
 
-        monkeypatch.setattr(record.Report, "write", recover)
+        monkeypatch.setattr(report.Report, "write", recover)
         context = {"task_state_store": store}
         with pytest.raises(AirflowFailException):
             run([*rows(*range(900)), *rows(901, agent=DAN)], context, report_path=str(tmp_path / "r.jsonl"))
@@ -258,7 +314,7 @@ class TestResuming:
         sandbox.workspace.scenarios.clear()
         assert run(rows(*range(60)), old_airflow, report_path=str(path))["done_before"] == 59
         assert len(posted) == 60
-        assert len(read(path)) == 61  # both tries, every line whole
+        assert len(read(path)) == 120  # both tries, every line whole
         assert run(rows(*range(60)), old_airflow, report_path=str(path))["done_before"] == 0
         assert len(posted) == 120
 

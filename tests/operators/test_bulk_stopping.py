@@ -9,7 +9,7 @@ import time
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
-from splashify_provider.bulk import record
+from splashify_provider.bulk import progress, record
 from splashify_provider.exceptions import AuthenticationError, ServerError
 from splashify_provider.hooks import batch
 from splashify_provider.operators.splashify import SplashifyBulkAssignOperator
@@ -94,6 +94,14 @@ class TestBeingStopped:
         assert "assigned                        30" in log.text
         assert len(read(tmp_path / "r.jsonl")) == 30
         assert len("".join(context["task_state_store"].values())) == 22 * 30
+
+    def test_a_fault_while_an_outcome_is_noted_leaves_no_thread(self, workspace, monkeypatch):
+        workspace(latency=0.05)
+        threads = threading.active_count()
+        monkeypatch.setattr(progress.Progress, "add", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(rows(*range(50)))
+        assert threading.active_count() == threads
 
     def test_the_chunk_includes_what_is_in_flight(self, workspace, context, monkeypatch):
         store, lost = context["task_state_store"], []
