@@ -24,10 +24,11 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.mark.filterwarnings("ignore")  # of Airflow, on naive dates
-def test_its_dags_assign(sandbox, connect, tmp_path):
+def test_its_code_assigns(sandbox, connect, tmp_path, capsys):
     connect(sandbox.base_url)
     spaces = [{}, {}, {}]
-    for code, space in zip(SNIPPETS, spaces, strict=True):
+    *dags, loop = SNIPPETS
+    for code, space in zip(dags, spaces, strict=True):
         exec(code.replace("):\n", ") as dag:\n", 1), space)
     one, many, thousands = (space["dag"] for space in spaces)
 
@@ -41,11 +42,15 @@ def test_its_dags_assign(sandbox, connect, tmp_path):
     assert spaces[1]["SplashifyAssignOperator"](task_id="assign", **row).execute({})["agent_email"] == BEN
 
     task = thousands.get_task("assign")
-    task.render_template_fields({"ds": "2026-11-22"})
-    assert (task.assignments, task.report_path) == ("/data/2026-11-22/plan.csv", "/data/2026-11-22/report.jsonl")
+    task.render_template_fields({"run_id": "manual__1"})
+    assert (task.assignments, task.report_path) == ("/data/plan.csv", "/data/reports/manual__1.jsonl")
     (tmp_path / "plan.csv").write_text(f"user_phone_number,agent_email\n+12025550104,{BEN}\n")
     task.assignments, task.report_path, task.max_run_age = str(tmp_path / "plan.csv"), str(tmp_path / "r.jsonl"), None
     assert task.execute({})["counts"] == {"assigned": 1}
+
+    sandbox.workspace.agents[ADA].active = False
+    exec(loop)
+    assert "Row 1: Agent inactive" in capsys.readouterr().out
 
 
 def test_the_step_is_at_most_ten_lines():
