@@ -46,10 +46,7 @@ class CheckedRows:
             self.total = position
             if isinstance(item, AssignmentOutcome):
                 self.invalid += 1
-                self._note(
-                    self.invalid_rows,
-                    self._invalid_text(item),
-                )
+                self._note(self.invalid_rows, self._invalid_text(item))
             else:
                 self._add(item)
 

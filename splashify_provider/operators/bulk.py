@@ -145,7 +145,7 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
             ),
             f"{self.hook.pacer.requests_per_minute:,}",
         )
-        if not earlier.is_empty and not checked.done:
+        if not earlier.is_empty and not checked.done and not earlier.outdated:
             self.log.warning("What earlier tries have done is not in this list, or was done with another API key.")
         if not checked.total:
             self.log.warning("There is nothing to assign: the list is empty.")

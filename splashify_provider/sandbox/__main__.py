@@ -42,7 +42,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--window", type=float, default=60.0, help="the window, in seconds (default: %(default)s)")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds every answer takes longer (default: 0)")
-    parser.add_argument("--seed", type=Path, help="JSON file of agents, conversations and scenarios")
+    parser.add_argument(
+        "--seed",
+        type=Path,
+        help='JSON file: {"agents": [{"email": "ada@example.com", "active": true}], "conversations": '
+        '[{"user_phone_number": "12025550101", "agent_email": null}], "scenarios": {"12025550101": "server_error:2"}}',
+    )
     parser.add_argument(
         "--scenario",
         action="append",

@@ -102,6 +102,8 @@ class Workspace:
         """
         path = _DEFAULT_SEED if seed is None else seed
         content = json.loads(path.read_text(encoding="utf-8")) if isinstance(path, Path) else path
+        if unknown := set(content) - {"agents", "conversations", "scenarios"}:
+            raise ValueError(f"A seed has agents, conversations and scenarios, not {', '.join(sorted(unknown))}.")
         for agent in content.get("agents", []):
             self.agents[agent["email"]] = Agent(**agent)
         for conversation in content.get("conversations", []):
@@ -118,7 +120,7 @@ class Workspace:
         :param subject: A customer's phone number (digits) or an API key.
         :param scenario: A name of :data:`splashify_provider.sandbox.server.SCENARIOS`, with ``:2`` behind it
             for the next two requests only; None for the ordinary answer.
-        :raises ValueError: Naming those that exist, if this one doesn't.
+        :raises ValueError: Naming those that exist, if this one doesn't, or if the number is not digits only.
         """
         if scenario is None:
             self.scenarios.pop(subject, None)
@@ -126,6 +128,8 @@ class Workspace:
         name, _, times = scenario.partition(":")
         if name not in self.scenario_names or not re.fullmatch("[1-9][0-9]*", times or "1"):
             raise ValueError(f"There is no scenario {scenario!r}. There are: {', '.join(self.scenario_names)}.")
+        if re.fullmatch(r"[+\d\s().-]+", subject) and not subject.isdecimal():
+            raise ValueError(f"{subject!r} is not digits only, as the API wants it.")
         self.scenarios[subject] = (name, int(times) if times else None)
 
     def take_scenario(self, subject: str) -> str | None:

@@ -49,6 +49,7 @@ def test_it_serves_what_the_options_say_until_interrupted(tmp_path):
     ("options", "why"),
     [
         (["--seed", "/no/such/file"], "No such file"),
+        (["--scenario", "+12025550101=server_error"], "not digits only"),
         (["--scenario", "919876543210=nonsense"], "There is no scenario 'nonsense'"),
         (["--port", "70000"], "port"),
         (["--rate-limit", "0"], "must be 1 or more"),

@@ -168,6 +168,11 @@ def test_an_unknown_scenario_is_refused_with_those_there_are(sandbox, scenario):
         Sandbox({"conversations": [{"user_phone_number": "+1 202"}]})
 
 
+def test_a_seed_of_something_else_is_refused_with_what_it_may_have():
+    with pytest.raises(ValueError, match="agents, conversations and scenarios, not customers"):
+        Sandbox({"customers": []})
+
+
 @pytest.mark.parametrize("path", ["agents/ada@example.com", f"scenarios/{PHONE}"])
 @pytest.mark.parametrize("body", ["[]", "not json", "5"])
 def test_a_bad_change_is_refused(sandbox, path, body):
