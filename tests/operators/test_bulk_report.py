@@ -73,12 +73,12 @@ class TestReport:
             run(rows(1), report_path=str(path), max_in_flight=0)
         assert path.read_text() == "of an earlier run\n"
 
-    def test_a_full_disk_ends_no_batch_but_the_task_says_so(self, workspace, context, log):
+    def test_a_full_disk_ends_no_batch_but_the_task_says_so(self, workspace, context, caplog):
         _, _, posted = workspace()
         with pytest.raises(AirflowException, match="Everything is done, but the report /dev/full could not"):
             run(rows(*range(20)), context, report_path="/dev/full")
         assert len(posted) == 20
-        assert log.text.count("the batch goes on") == 1
+        assert caplog.text.count("the batch goes on") == 1
 
     @pytest.mark.parametrize("content", [b'{"position": 1, "user_phone_number": "\xe2\x80', b"\xff\xfe\n"])
     def test_one_that_was_cut_off_within_a_character_hinders_no_retry(self, workspace, old_airflow, tmp_path, content):
