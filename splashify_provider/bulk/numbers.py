@@ -14,11 +14,15 @@ class Numbers:
     """
 
     def __init__(self) -> None:
-        self._execute = sqlite3.connect("", isolation_level=None).execute
+        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)  # any thread may collect it
+        self._execute = self._database.execute
         self._execute(f"PRAGMA cache_size = -{_CACHE_KB}")
         self._execute("PRAGMA journal_mode = OFF")
         self._execute("CREATE TABLE numbers (key INTEGER PRIMARY KEY, value INTEGER NOT NULL)")
         self._execute("BEGIN")  # one transaction for ever: nobody else reads it
+
+    def __del__(self) -> None:
+        self._database.close()
 
     def get(self, key: int) -> int | None:
         """Give the value of a key, None if it has none."""

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import gc
 import random
+import sys
+import warnings
 
 import pytest
 
@@ -24,3 +27,13 @@ def test_it_is_a_mapping_whether_it_fits_into_its_cache_or_not(monkeypatch, cach
     assert {key: mapping.get(key) for key in keys} == {key: expected.get(key) for key in keys}
     mapping.clear()
     assert not any(mapping.get(key) for key in keys)
+
+
+def test_it_leaves_nothing_open(monkeypatch):
+    faults = []
+    monkeypatch.setattr(sys, "unraisablehook", faults.append)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        numbers.Numbers().set(1, 2)
+        gc.collect()
+    assert not faults
