@@ -49,13 +49,15 @@ class Progress:
         if is_done:
             return
         self.stopped_by = outcome.stopped_by or self.stopped_by
-        if outcome.outcome != "invalid":
+        listed = self._failures
+        if outcome.outcome == "invalid":
+            listed = self._invalid
+        else:
             self.undone[outcome.outcome] += 1
             if outcome.outcome == "failed":
                 self.last_failure = outcome.error
             else:
                 self.last_rejection = outcome.error
-        listed = self._invalid if outcome.outcome == "invalid" else self._failures
         if len(listed) < _MOST_FAILURES:
             listed.append(
                 {

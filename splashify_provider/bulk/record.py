@@ -142,10 +142,12 @@ class Checkpoint:
         self._keys += [key[:_NUMBER] + "0" * _AGENT for key in outdated]
         self.save()
         if outdated and self._is_down:
-            raise AirflowException(
+            text = (
                 f"{len(outdated):,} of the assignments of an earlier try have another agent now, which can't be noted "
                 "in Airflow's task state store. This try has sent nothing; the next one may find the store well."
             )
+            log.error("%s", text)  # as every reason: Airflow 3's UI puts the stack trace below the text
+            raise AirflowException(text)
 
     def add(self, outcome: AssignmentOutcome, in_flight: int) -> None:
         """Remember one that is done; saved with its chunk.

@@ -18,13 +18,12 @@ from splashify_provider.redaction import hide, quote
 if TYPE_CHECKING:
     from splashify_provider.hooks.settings import Settings
 
-MOST_CONNECTIONS = 64  # as many as a batch may have in flight
 
-
-def make_session(settings: Settings) -> requests.Session:
+def make_session(settings: Settings, connections: int) -> requests.Session:
     """Build the session that every call of a hook uses.
 
     :param settings: The connection's.
+    :param connections: How many to keep open at most.
     :return: A session that is authenticated and kept alive.
     """
     session = requests.Session()
@@ -36,7 +35,7 @@ def make_session(settings: Settings) -> requests.Session:
     session.trust_env = False
     session.proxies = settings.allowed_proxies(environment["proxies"])
     session.verify = environment["verify"]
-    session.mount(settings.url, HTTPAdapter(pool_maxsize=MOST_CONNECTIONS))
+    session.mount(settings.url, HTTPAdapter(pool_maxsize=connections))
     return session
 
 

@@ -29,6 +29,7 @@ from splashify_provider.exceptions import (
 )
 from splashify_provider.get_provider_info import get_provider_info
 from splashify_provider.hooks.batch import (
+    MOST_IN_FLIGHT,
     Assignment,
     AssignmentOutcome,
     Batch,
@@ -281,7 +282,7 @@ class SplashifyHook(BaseHook):
     def _session(self) -> requests.Session:
         process = os.getpid()
         if process not in self._sessions:  # not the one from before a fork: both would read each other's answers
-            self._sessions = {process: make_session(self._settings)}
+            self._sessions = {process: make_session(self._settings, MOST_IN_FLIGHT)}
         return self._sessions[process]
 
     @cached_property
