@@ -1,4 +1,4 @@
-"""What people type as an agent's e-mail address, read strictly."""
+"""The one rule for an agent's e-mail address: what the sender, the planner and calendars accept."""
 
 from __future__ import annotations
 
@@ -6,29 +6,50 @@ import re
 import unicodedata
 
 from splashify_provider.exceptions import InvalidAgentEmailError
-from splashify_provider.redaction import as_text, quote
+from splashify_provider.redaction import as_text, mask_phone_number, quote
 
-# What browsers accept in <input type="email"> (HTML standard), with the dot that a public domain has.
-_EMAIL = re.compile(
-    r"[a-z0-9.!#$%&'*+/=?^_`{|}~-]+@[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+",
-    re.IGNORECASE,
-)
+# What browsers accept in <input type="email"> (HTML standard), with the dot that a public domain has. Bounded
+# repetitions (RFC 1035, RFC 5321): searching a long text takes time that is linear in its length.
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_EMAIL = re.compile(rf"[A-Za-z0-9.!#$%&'*+/=?^_`{{|}}~-]{{1,64}}@{_LABEL}(?:\.{_LABEL}){{1,126}}")
+_LONGEST = 254  # RFC 5321, as corrected
 
 
-def validate_agent_email(agent_email: object) -> str:
+def is_agent_email(text: str) -> bool:
+    """Check whether a text is an e-mail address and nothing else.
+
+    :param text: The text.
+    :return: Whether Splashify may be asked for an agent of this address.
+    """
+    return len(text) <= _LONGEST and _EMAIL.fullmatch(text) is not None
+
+
+def find_agent_emails(text: str) -> list[str]:
+    """Find the e-mail addresses inside a text, such as a calendar event's title.
+
+    :param text: The text; what is far longer than a title should be cut before.
+    :return: The addresses, in order, as they are spelled.
+    """
+    return [found for found in _EMAIL.findall(text) if is_agent_email(found)]
+
+
+def validate_agent_email(agent_email: object, user_phone_number: object = None) -> str:
     """Refuse anything but an e-mail address: the API takes an empty one for *release this conversation*.
 
     :param agent_email: The address; blanks around it are dropped.
+    :param user_phone_number: The customer whom the error names by the last four digits, where it is known.
     :return: The address.
     :raises InvalidAgentEmailError: If it is missing, blank or malformed.
     """
     text = "" if agent_email is None else as_text(agent_email).strip()
-    if isinstance(agent_email, str) and len(text) <= 254 and _EMAIL.fullmatch(text):
+    if isinstance(agent_email, str) and is_agent_email(text):
         return text
     # In ASCII, so that invisible characters can be seen; with ASCII digits, so that a phone number can be masked.
-    digits = "".join(str(unicodedata.decimal(char, char)) for char in text)
+    digits = "".join(str(unicodedata.decimal(char, char)) for char in text[:_LONGEST])
     what = f"{quote(digits.encode('ascii', 'backslashreplace').decode())!r}, not an address" if text else "missing"
+    customer = "" if user_phone_number is None else f" for {mask_phone_number(as_text(user_phone_number))}"
     raise InvalidAgentEmailError(
-        f"The agent's e-mail is {what}. Nothing was sent. To take a conversation away from its agent, use "
-        "release() or SplashifyReleaseOperator."
+        f"The agent's e-mail{customer} is {what}. Nothing was sent.\n"
+        "Correct it where it comes from; to take a conversation away from its agent, use release() or "
+        "SplashifyReleaseOperator."
     )

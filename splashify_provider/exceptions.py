@@ -3,7 +3,8 @@
 ::
 
     SplashifyError
-    ├── InvalidPhoneNumberError, InvalidAgentEmailError   (also ValueError)   nothing was sent
+    ├── InvalidPhoneNumberError, InvalidAgentEmailError,
+    │   RoutingError                                      (also ValueError)   nothing was sent
     ├── SplashifyConfigurationError                       the connection is wrong; nothing was sent
     ├── SplashifyConnectionError                          no usable answer: DNS, TLS, timeout, reset   *
     └── SplashifyAPIError(status_code, message)
@@ -35,10 +36,11 @@ from typing import TYPE_CHECKING, Any
 from splashify_provider.redaction import hide, ip_address, mask_phone_number, quote
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 # What is read from outside is bounded: a day is longer than any limit of requests per minute.
 _LONGEST_RETRY_AFTER = 86_400.0
+_MOST_PROBLEMS_SHOWN = 50
 
 
 class SplashifyError(Exception):
@@ -64,6 +66,22 @@ class InvalidPhoneNumberError(SplashifyError, ValueError):
 
 class InvalidAgentEmailError(SplashifyError, ValueError):
     """The agent's e-mail address is missing or malformed. Nothing was sent."""
+
+
+class RoutingError(SplashifyError, ValueError):
+    """A roster, a calendar, a policy or the conversations can't be planned with. Nothing was sent.
+
+    :param what: The problem in a sentence.
+    :param problems: Where there are several: each with its position, field and reason.
+    """
+
+    def __init__(self, what: str, problems: Iterable[str] = ()) -> None:
+        self.problems = list(problems)
+        shown = self.problems[:_MOST_PROBLEMS_SHOWN]
+        if more := len(self.problems) - len(shown):
+            shown.append(f"and {more:,} more")
+        super().__init__("\n  ".join([what, *shown]))
+        self.args = (what, self.problems)  # so that the error survives pickling
 
 
 class SplashifyConfigurationError(SplashifyError):

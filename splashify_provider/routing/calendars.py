@@ -9,8 +9,9 @@ from datetime import date, datetime, timedelta
 from datetime import timezone as fixed_offset
 from typing import TYPE_CHECKING, Any
 
+from splashify_provider.exceptions import RoutingError
 from splashify_provider.redaction import quote
-from splashify_provider.routing.rows import RoutingError, zone
+from splashify_provider.routing.rows import zone
 from splashify_provider.routing.shifts import Shift, aware
 
 if TYPE_CHECKING:

@@ -11,13 +11,12 @@ from functools import partial
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from splashify_provider.exceptions import InvalidPhoneNumberError
+from splashify_provider.exceptions import InvalidPhoneNumberError, RoutingError
 from splashify_provider.redaction import mask_phone_number, quote
 from splashify_provider.routing.plan import Decision, Plan, some
 from splashify_provider.routing.policy import RoutingPolicy
 from splashify_provider.routing.rendezvous import Agent, Group, hash_of
 from splashify_provider.routing.rows import (
-    RoutingError,
     convert,
     is_missing,
     optional_email_address,

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from splashify_provider.routing.rows import RoutingError, email_address
+from splashify_provider.exceptions import RoutingError
+from splashify_provider.routing.rows import email_address
 
 Step = Literal["current", "owner", "backup", "language", "everyone"]
 Otherwise = Literal["fail", "leave", "release", "fallback_agent"]

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 from dateutil.parser import isoparse
 
+from splashify_provider.exceptions import RoutingError
 from splashify_provider.redaction import mask_phone_number, quote
 
 if TYPE_CHECKING:
@@ -27,22 +28,6 @@ _TIME_OF_DAY = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d)(?:\.0+)?)?")
 _ADDRESS = re.compile(r"[^@\s<>()\[\]:;,\"'\\]+@[^@\s<>()\[\]:;,\"'\\]+")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _LIKE_A_DATE = re.compile(r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}")
-_MOST_SHOWN = 50
-
-
-class RoutingError(ValueError):
-    """Say what is wrong with a roster, a calendar or the conversations: everything that is, at once.
-
-    :param what: The problem in a sentence.
-    :param problems: Where there are several: each with its position, field and reason.
-    """
-
-    def __init__(self, what: str, problems: Iterable[str] = ()) -> None:
-        self.problems = list(problems)
-        shown = self.problems[:_MOST_SHOWN]
-        if more := len(self.problems) - len(shown):
-            shown.append(f"and {more:,} more")
-        super().__init__("\n  ".join([what, *shown]))
 
 
 def read_rows(

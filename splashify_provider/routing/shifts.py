@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
+from splashify_provider.exceptions import RoutingError
 from splashify_provider.routing.rows import (
     WEEKDAYS,
-    RoutingError,
     convert,
     dates,
     email_address,
