@@ -31,7 +31,7 @@ import math
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from splashify_provider.redaction import hide, ip_address, mask_phone_number, quote
 
@@ -43,13 +43,28 @@ _LONGEST_RETRY_AFTER = 86_400.0
 _MOST_PROBLEMS_SHOWN = 50
 
 
+# What an assignment comes to: the two that are no error, then those that an error class below stands for.
+Outcome = Literal[
+    "assigned",
+    "not_attempted",
+    "conversation_not_found",
+    "agent_not_found",
+    "agent_inactive",
+    "rejected",
+    "invalid",
+    "failed",
+]
+
+
 class SplashifyError(Exception):
     """Base of every error this package raises.
 
-    :param message: What happened and what to do about it.
+    :param message: What happened, and on a second line what to do about it.
     """
 
-    retryable = False
+    retryable: ClassVar[bool] = False
+    outcome: ClassVar[Outcome] = "rejected"
+    """What an assignment that ends with this error has come to."""
     retry_after: float | None = None
 
     def __init__(self, message: str) -> None:
@@ -59,13 +74,27 @@ class SplashifyError(Exception):
     def __str__(self) -> str:
         return self.message
 
+    @property
+    def reason(self) -> str:
+        """What happened, on one line."""
+        return self.message.partition("\n")[0]
+
+    @property
+    def remedy(self) -> str:
+        """What to do about it; empty where the reason says it all."""
+        return self.message.partition("\n")[2]
+
 
 class InvalidPhoneNumberError(SplashifyError, ValueError):
     """The phone number can't be read with certainty. Nothing was sent."""
 
+    outcome = "invalid"
+
 
 class InvalidAgentEmailError(SplashifyError, ValueError):
     """The agent's e-mail address is missing or malformed. Nothing was sent."""
+
+    outcome = "invalid"
 
 
 class RoutingError(SplashifyError, ValueError):
@@ -91,6 +120,7 @@ class SplashifyConfigurationError(SplashifyError):
 class SplashifyConnectionError(SplashifyError):
     """No usable answer arrived: DNS, TLS, refused, reset, timed out, cut off."""
 
+    outcome = "failed"
     retryable = True
 
 
@@ -129,13 +159,19 @@ class PermissionDeniedError(SplashifyAPIError):
 class AgentNotFoundError(SplashifyAPIError):
     """No team member has this e-mail address."""
 
+    outcome = "agent_not_found"
+
 
 class AgentInactiveError(SplashifyAPIError):
     """The team member exists, but their access is disabled."""
 
+    outcome = "agent_inactive"
+
 
 class ConversationNotFoundError(SplashifyAPIError):
     """The customer has no open conversation. Normal traffic: chats resolve themselves after a silence."""
+
+    outcome = "conversation_not_found"
 
 
 class BadRequestError(SplashifyAPIError):
@@ -145,12 +181,14 @@ class BadRequestError(SplashifyAPIError):
 class RateLimitError(SplashifyAPIError):
     """The key's budget of requests is used up."""
 
+    outcome = "failed"
     retryable = True
 
 
 class ServerError(SplashifyAPIError):
     """Splashify failed on its side."""
 
+    outcome = "failed"
     retryable = True
 
 
