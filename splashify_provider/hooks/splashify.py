@@ -1,52 +1,37 @@
-"""SplashifyHook: an Airflow connection, one HTTP exchange, a typed result."""
+"""SplashifyHook: an Airflow connection and the client."""
 
 from __future__ import annotations
 
-import hmac
-import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import requests
 from airflow.providers.common.compat.sdk import BaseHook
-from tenacity import Retrying, retry_if_exception, stop_after_attempt
-from urllib3.exceptions import HTTPError
 
 from splashify_provider.agent_email import validate_agent_email
+from splashify_provider.client import ASSIGNMENT, SplashifyClient, retry_delay
+from splashify_provider.connection import mask_secret, settings_from_connection
 from splashify_provider.exceptions import (
     InvalidAgentEmailError,
     InvalidPhoneNumberError,
     RateLimitError,
-    SplashifyAPIError,
     SplashifyConnectionError,
+    SplashifyError,
     error_from_response,
     json_object,
 )
 from splashify_provider.get_provider_info import get_provider_info
-from splashify_provider.hooks.batch import (
-    MOST_IN_FLIGHT,
-    Assignment,
-    AssignmentOutcome,
-    Batch,
-    check_limits,
-    is_worth_another_try,
-    retry_delay,
-)
-from splashify_provider.hooks.session import connection_error, make_session, mask_secret
-from splashify_provider.hooks.settings import Settings, settings_from_connection
-from splashify_provider.phone_numbers import normalize_phone_number
-from splashify_provider.rate_limit import Pacer, pacer_for
-from splashify_provider.redaction import as_text, hide, mask_phone_number, quote
+from splashify_provider.hooks.batch import Assignment, AssignmentOutcome, Batch, check_limits
+from splashify_provider.redaction import as_text, mask_phone_number, redact, without_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
 
-    from tenacity import RetryCallState
+    import requests
 
 
 @dataclass(frozen=True)
@@ -66,13 +51,14 @@ class AssignmentResult:
 class SplashifyHook(BaseHook):
     """Assign Splashify Pro conversations to agents.
 
-    Every call is one POST, tried again (briefly, with jitter) only where waiting can heal it. That is safe:
-    "re-assigning to the same agent is a no-op" (public-api/chat-assignment).
+    Every call is one POST, sent again (briefly, with jitter) only after transient errors. That is safe: "re-assigning
+    to the same agent is a no-op" (public-api/chat-assignment).
 
     :param splashify_conn_id: The Airflow connection: password = API key, host = base URL.
-    :param default_region: Whose national phone numbers are understood, as ISO 3166-1 alpha-2. The
+    :param default_region: The region whose national phone numbers are understood, as ISO 3166-1 alpha-2. The
         connection's unless given.
-    :param timeout: Seconds of silence after which an answer is given up. The connection's, else 30, unless given.
+    :param timeout: Deadline of one request in seconds, from connecting (at most ten of them for each address of the
+        host) to the last byte of the answer. The connection's, else 30, unless given.
     :param max_attempts: How often one request is tried. The connection's, else 3, unless given.
     :param requests_per_minute: What may be sent in any 60 seconds. The connection's, else 90, unless given.
     :param burst: How much of it may be sent at once. The connection's, else all, unless given.
@@ -108,18 +94,18 @@ class SplashifyHook(BaseHook):
             "burst": burst,
             "rate_limit_storage": rate_limit_storage,
         }
-        self._sleep = sleep or time.sleep
-        self._sessions: dict[int, requests.Session] = {}  # by process
+        self._sleep = sleep
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
-        """Describe the connection form to Airflow before 3.2; later versions read the provider's metadata.
+        """Return the connection form for Airflow before 3.2; later versions read the provider's metadata.
 
-        :return: The same labels and placeholders, under the names the older versions use.
+        :return: The same labels and placeholders, under the names that the older versions use.
         """
         behaviour = get_provider_info()["connection-types"][0]["ui-field-behaviour"]
         return {key.replace("-", "_"): value for key, value in behaviour.items()}
 
+    @without_frames(SplashifyError)
     def assign(self, user_phone_number: object, agent_email: object) -> AssignmentResult:
         """Hand the customer's open conversation to an agent.
 
@@ -128,12 +114,13 @@ class SplashifyHook(BaseHook):
         :return: What Splashify did.
         :raises SplashifyError: One of its tree: nothing was sent, or it didn't succeed.
         """
-        email = validate_agent_email(agent_email)
-        phone = self.normalize_phone_number(user_phone_number)
-        message = self._request(phone, email)
+        email = validate_agent_email(agent_email, user_phone_number)
+        phone = self.client.normalize_phone_number(user_phone_number)
+        message = self.client.assign(phone, email)
         self.log.info("Assigned %s to %s.", mask_phone_number(phone), email)
         return AssignmentResult(phone, email, message)
 
+    @without_frames(SplashifyError)
     def release(self, user_phone_number: object) -> AssignmentResult:
         """Take the customer's open conversation away from its agent: the only call that sends no agent.
 
@@ -144,8 +131,8 @@ class SplashifyHook(BaseHook):
         :return: What Splashify did.
         :raises SplashifyError: One of its tree: nothing was sent, or it didn't succeed.
         """
-        phone = self.normalize_phone_number(user_phone_number)
-        message = self._request(phone, "")
+        phone = self.client.normalize_phone_number(user_phone_number)
+        message = self.client.assign(phone, "")
         self.log.info("Released %s.", mask_phone_number(phone))
         return AssignmentResult(phone, None, message)
 
@@ -157,27 +144,11 @@ class SplashifyHook(BaseHook):
         max_consecutive_failures: int = 10,
         on_idle: Callable[[], object] | None = None,
     ) -> Generator[AssignmentOutcome, None, None]:
-        """Hand many conversations to their agents, as fast as the key allows.
-
-        Lazy: rows are read as they are needed, outcomes come as they are known (so not in the rows' order, except
-        for one phone number's, of which the second waits for the first, and what is behind it too). What can't be
-        sent doesn't stop the others; a key that is refused does, at once.
-
-        :param assignments: Rows with ``user_phone_number`` and ``agent_email``, or what :meth:`check` made of them.
-        :param max_in_flight: How many requests may be waiting for their answer at once, 1 to 64.
-        :param max_consecutive_failures: After so many failures in a row the rest is not attempted: Splashify is
-            down, or the address is wrong.
-        :param on_idle: Called about once a second. What it raises ends the batch, once the answers under way have had
-            two seconds to arrive.
-        :return: One outcome for each row.
-        :raises SplashifyConfigurationError: If the connection or an argument is wrong.
-        """
         check_limits(max_in_flight, max_consecutive_failures)
-        self.get_conn()  # before other threads need it
         batch = Batch(
-            self._exchange,
-            self.pacer,
-            max_attempts=self._settings.max_attempts,
+            self.client.send_assignment,
+            self.client.limiter,
+            max_attempts=self.client.settings.max_attempts,
             max_in_flight=max_in_flight,
             max_consecutive_failures=max_consecutive_failures,
             on_idle=on_idle,
@@ -188,13 +159,6 @@ class SplashifyHook(BaseHook):
         )
 
     def check(self, position: int, row: object) -> Assignment | AssignmentOutcome:
-        """Read one row of a batch.
-
-        :param position: Its place in the list, counted from 1.
-        :param row: A mapping with ``user_phone_number`` and ``agent_email``; what else it has is ignored.
-        :return: What can be sent, or the outcome ``invalid``.
-        :raises SplashifyConfigurationError: If the connection is wrong.
-        """
         if not isinstance(row, Mapping):
             text = (
                 f"It is {type(row).__name__}, not a mapping with user_phone_number and agent_email. Nothing was sent."
@@ -205,27 +169,26 @@ class SplashifyHook(BaseHook):
         try:
             return Assignment(position, self.normalize_phone_number(phone), validate_agent_email(email))
         except (InvalidPhoneNumberError, InvalidAgentEmailError) as error:
-            agent = "" if email is None else quote(email)
+            agent = "" if email is None else redact(email)
             return AssignmentOutcome(position, given, agent, "invalid", error.message, error)
 
+    @property
+    def pacer(self) -> Any:
+        return self.client.limiter
+
     def fingerprint(self, text: str) -> bytes:
-        """Hash a text with the API key: nobody who lacks it can find out the text by trying.
+        return self.client.fingerprint(text)
 
-        :param text: The text.
-        :return: 32 bytes.
-        :raises SplashifyConfigurationError: If the connection is wrong.
-        """
-        return hmac.digest(self._settings.api_key.encode(), text.encode(), "sha256")
-
+    @without_frames(SplashifyError)
     def normalize_phone_number(self, user_phone_number: object) -> str:
-        """Turn a number into the API's form, reading national ones in the connection's default region.
+        """Return a number in the API's form, reading national ones in the connection's default region.
 
         :param user_phone_number: The number, in any common notation.
         :return: Country code and number, digits only.
         :raises InvalidPhoneNumberError: If it can't be read with certainty.
         :raises SplashifyConfigurationError: If the connection is wrong.
         """
-        return normalize_phone_number(user_phone_number, self._settings.default_region)
+        return self.client.normalize_phone_number(user_phone_number)
 
     def test_connection(self) -> tuple[bool, str]:
         """Prove address and key without touching a conversation.
@@ -236,136 +199,54 @@ class SplashifyHook(BaseHook):
         :return: Whether the connection works, and why (not).
         """
         try:
-            self.pacer.try_acquire()  # counted, but nobody is kept waiting in front of a form
-            status_code, headers, body = self._post({})
-            error = self._error(status_code, headers, body)
+            client = self.client
+            client.limiter.try_acquire()  # counted, but nobody is kept waiting in front of a form
+            status_code, headers, body = client.send("POST", ASSIGNMENT, {})
         except SplashifyConnectionError as problem:
-            return False, f"Unreachable: {problem}"
+            return False, f"Unreachable: {problem.reason}"
         except Exception as problem:  # no such connection, or its settings are wrong: the form shows it
-            return False, str(problem)
-        if isinstance(error, RateLimitError):
-            self.pacer.pause(error.retry_after or retry_delay(1, None))
-            return False, "HTTP 429: the rate limit of this key is reached at the moment. Try again in a minute."
-        if status_code == requests.codes.bad_request and json_object(body):
-            return True, "Splashify accepts the API key."
-        if error is None or status_code == requests.codes.bad_request:
-            return False, (
-                f"HTTP {status_code}: the Base URL of connection {self.splashify_conn_id!r} does not answer as "
-                "Splashify's API does."
-            )
-        return False, str(error)
-
-    def get_conn(self) -> requests.Session:
-        """Give the session that every call uses: authenticated, kept alive, built once on first use.
-
-        :return: The session.
-        :raises SplashifyConfigurationError: If the connection is wrong.
-        """
-        return self._session
-
-    @cached_property
-    def _settings(self) -> Settings:
-        connection = self.get_connection(self.splashify_conn_id)
-        if key := (connection.password or "").strip():
-            mask_secret(key)
-        settings = settings_from_connection(connection, self._arguments, self.log.warning)
-        if password := urlsplit(settings.budget.storage).password:
-            mask_secret(password)
-        return settings
-
-    @cached_property
-    def pacer(self) -> Pacer:
-        """The door that every request of this key goes through, in this process."""
-        return pacer_for(self._settings.budget)
-
-    @property
-    def _session(self) -> requests.Session:
-        process = os.getpid()
-        if process not in self._sessions:  # not the one from before a fork: both would read each other's answers
-            self._sessions = {process: make_session(self._settings, MOST_IN_FLIGHT)}
-        return self._sessions[process]
-
-    @cached_property
-    def _prepared(self) -> requests.PreparedRequest:
-        """What all requests have in common: preparing takes longer than sending."""
-        return self._session.prepare_request(requests.Request("POST", self._settings.url, json={}))
-
-    def _request(self, phone: str, email: str) -> str:
-        """POST one assignment, again while that is worthwhile. Return Splashify's message."""
-        attempts = Retrying(
-            retry=retry_if_exception(is_worth_another_try),
-            stop=stop_after_attempt(self._settings.max_attempts),
-            wait=lambda state: retry_delay(state.attempt_number, state.outcome.exception() if state.outcome else None),
-            sleep=self._sleep,
-            before_sleep=self._log_retry,
-            reraise=True,
-        )
-        return attempts(self._paced_exchange, phone, email)
-
-    def _paced_exchange(self, phone: str, email: str) -> str:
-        self.pacer.acquire(self._sleep)
-        try:
-            return self._exchange(phone, email)
-        except RateLimitError as error:
-            self.pacer.pause(error.retry_after or retry_delay(1, None))
-            raise
-
-    def _exchange(self, phone: str, email: str) -> str:
-        """POST once. Return Splashify's message, or raise the error that the answer (or its lack) is."""
-        status_code, headers, body = self._post({"user_phone_number": phone, "agent_email": email})
-        error = self._error(status_code, headers, body, phone, email)
-        if error is not None:
-            raise error
-        return _fit_for_logs(str(json_object(body).get("message") or ""), self._settings.api_key)
-
-    def _post(self, payload: dict[str, str]) -> tuple[int, Mapping[str, str], str]:
-        """POST once. Return status, headers and body of the answer, or raise what kept it from arriving."""
-        session, request = self._session, self._prepared.copy()
-        request.prepare_body(json.dumps(payload).encode(), None)
-        # Raised `from None`: the frames behind these errors hold the Authorization header, and Airflow 3.0's
-        # console and Sentry show the variables of every frame.
-        try:
-            # By its adapter: Session.send would do no more here than follow redirects and keep cookies.
-            response = session.get_adapter(self._settings.url).send(
-                request,
-                timeout=self._settings.timeouts,
-                verify=session.verify,  # type: ignore[arg-type]  # never None: it was merged with True
-                proxies=session.proxies,
-            )
-            content = response.content
-        except (requests.RequestException, OSError, ValueError, HTTPError) as error:
-            raise connection_error(error, self._settings, self.splashify_conn_id) from None
-        return response.status_code, response.headers, content.decode("utf-8-sig", "replace")
-
-    def _error(
-        self,
-        status_code: int,
-        headers: Mapping[str, str],
-        body: str,
-        phone: str | None = None,
-        email: str | None = None,
-    ) -> SplashifyAPIError | None:
-        return error_from_response(
+            return False, " ".join(str(problem).splitlines())
+        error = error_from_response(
             status_code,
             headers,
             body,
             conn_id=self.splashify_conn_id,
-            api_key=self._settings.api_key,
-            user_phone_number=phone,
-            agent_email=email,
+            api_key=client.settings.api_key,
+            not_done="the key could not be checked",
         )
+        if isinstance(error, RateLimitError):
+            client.limiter.pause(error.retry_after or retry_delay(1, None))
+            return False, "HTTP 429: the rate limit of this key is reached at the moment. Try again in a minute."
+        if status_code == HTTPStatus.BAD_REQUEST and json_object(body):
+            return True, "Splashify accepts the API key."
+        if error is None or status_code == HTTPStatus.BAD_REQUEST:
+            return False, (
+                f"HTTP {status_code}: the Base URL of connection {self.splashify_conn_id!r} does not answer as "
+                "Splashify's API does."
+            )
+        if error.retryable:
+            return False, f"{error.reason} Try again; if it lasts, ask Splashify's support."
+        return False, f"{error.reason} {error.remedy}"
 
-    def _log_retry(self, state: RetryCallState) -> None:
-        assert state.outcome is not None  # noqa: S101 - tenacity calls this after an attempt
-        self.log.warning(
-            "Attempt %d of %d failed; next one in %.1f s. %s",
-            state.attempt_number,
-            self._settings.max_attempts,
-            state.upcoming_sleep,
-            state.outcome.exception(),
-        )
+    def get_conn(self) -> requests.Session:
+        """Return the session that every call uses: authenticated, kept alive, built once on first use.
 
+        :return: The session.
+        :raises SplashifyConfigurationError: If the connection is wrong.
+        """
+        return self.client.session
 
-@lru_cache(maxsize=16)  # they are nearly always the same
-def _fit_for_logs(message: str, api_key: str) -> str:
-    return quote(hide(message, api_key))
+    @cached_property
+    def client(self) -> SplashifyClient:
+        """The client for this connection, made on first use."""
+        return self._make_client()
+
+    @without_frames(SplashifyError)
+    def _make_client(self) -> SplashifyClient:
+        connection = self.get_connection(self.splashify_conn_id)
+        if connection.password and connection.password.strip():
+            mask_secret(connection.password.strip())
+        settings = settings_from_connection(connection, self._arguments, self.log.warning)
+        if password := urlsplit(settings.budget.storage).password:
+            mask_secret(password)
+        return SplashifyClient(settings, sleep=self._sleep or time.sleep, warn=self.log.warning)
