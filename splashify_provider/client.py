@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import json
+import logging
 import os
 import random
 import time
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from tenacity import RetryCallState
 
     from splashify_provider.rate_limit import Pacer
+
+log = logging.getLogger(__name__)
 
 DEFAULT_BASE_URL = "https://apis.splashifypro.com/api/v1"
 ASSIGNMENT = "/public/assignment/"  # with its trailing slash: without, the API answers 301
@@ -122,7 +125,7 @@ class SplashifyClient:
 
     :param settings: Where it is, the key, and the bounds.
     :param sleep: Waits between attempts, given seconds; for tests.
-    :param warn: Logs a warning, given a format and its arguments.
+    :param warn: Logs a warning, given a format and its arguments; for Airflow's task log.
     """
 
     def __init__(
@@ -130,7 +133,7 @@ class SplashifyClient:
         settings: ClientSettings,
         *,
         sleep: Callable[[float], None] = time.sleep,
-        warn: Callable[..., object] = lambda *_: None,
+        warn: Callable[..., object] = log.warning,
     ) -> None:
         self.settings = settings
         self.limiter: Pacer = pacer_for(settings.budget)
