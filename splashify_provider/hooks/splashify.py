@@ -36,11 +36,12 @@ from splashify_provider.hooks.batch import (
     check_limits,
     is_worth_another_try,
     retry_delay,
+    too_long_a_wait,
 )
 from splashify_provider.hooks.session import connection_error, make_session, mask_secret
 from splashify_provider.hooks.settings import Settings, settings_from_connection
 from splashify_provider.phone_numbers import normalize_phone_number
-from splashify_provider.rate_limit import Pacer, pacer_for
+from splashify_provider.rate_limit import LONGEST_WAIT, RateLimiter, limiter_for
 from splashify_provider.redaction import as_text, hide, mask_phone_number, quote
 
 if TYPE_CHECKING:
@@ -236,7 +237,8 @@ class SplashifyHook(BaseHook):
         :return: Whether the connection works, and why (not).
         """
         try:
-            self.pacer.try_acquire()  # counted, but nobody is kept waiting in front of a form
+            if (wait := self.pacer.try_acquire()) > LONGEST_WAIT:  # nobody is kept waiting in front of a form
+                raise too_long_a_wait(wait)
             status_code, headers, body = self._post({})
             error = self._error(status_code, headers, body)
         except SplashifyConnectionError as problem:
@@ -274,9 +276,9 @@ class SplashifyHook(BaseHook):
         return settings
 
     @cached_property
-    def pacer(self) -> Pacer:
+    def pacer(self) -> RateLimiter:
         """The door that every request of this key goes through, in this process."""
-        return pacer_for(self._settings.budget)
+        return limiter_for(self._settings.budget)
 
     @property
     def _session(self) -> requests.Session:
@@ -303,7 +305,10 @@ class SplashifyHook(BaseHook):
         return attempts(self._paced_exchange, phone, email)
 
     def _paced_exchange(self, phone: str, email: str) -> str:
-        self.pacer.acquire(self._sleep)
+        while wait := self.pacer.try_acquire():
+            if wait > LONGEST_WAIT:
+                raise too_long_a_wait(wait)
+            self._sleep(wait)
         try:
             return self._exchange(phone, email)
         except RateLimitError as error:
