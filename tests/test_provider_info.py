@@ -217,7 +217,7 @@ LAYERS = {
         "routing.rows",
         "routing.shifts",
     },
-    "sandbox.workspace": set(),
+    "sandbox.workspace": {"rate_limit"},
     "sandbox.server": {"sandbox.workspace"},
     "sandbox.__main__": {"sandbox.server", "sandbox.workspace"},
 }
