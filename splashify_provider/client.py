@@ -38,15 +38,13 @@ from splashify_provider.exceptions import (
     json_object,
 )
 from splashify_provider.phone_numbers import normalize_phone_number
-from splashify_provider.rate_limit import LONGEST_WAIT, Budget, pacer_for
+from splashify_provider.rate_limit import LONGEST_WAIT, Budget, RateLimiter, limiter_for
 from splashify_provider.redaction import redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from tenacity import RetryCallState
-
-    from splashify_provider.rate_limit import Pacer
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +134,7 @@ class SplashifyClient:
         warn: Callable[..., object] = log.warning,
     ) -> None:
         self.settings = settings
-        self.limiter: Pacer = pacer_for(settings.budget)
+        self.limiter: RateLimiter = limiter_for(settings.budget)
         self._sleep, self._warn = sleep, warn
         # urllib3's, which requests hands on: its own has no deadline.
         self._timeout: Any = Timeout(connect=min(settings.timeout, _CONNECT_TIMEOUT), total=settings.timeout)

@@ -33,13 +33,12 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from splashify_provider.rate_limit import LONGEST_RETRY_AFTER
 from splashify_provider.redaction import ip_address, mask_phone_number, redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-# What is read from outside is bounded: a day is longer than any limit of requests per minute.
-_LONGEST_RETRY_AFTER = 86_400.0
 _MOST_PROBLEMS_SHOWN = 50
 
 
@@ -393,5 +392,5 @@ def _seconds(value: object, now: datetime) -> float | None:
         except (ValueError, OverflowError):
             return None
         seconds = (date.replace(tzinfo=date.tzinfo or timezone.utc) - now).total_seconds()
-        return min(max(0.0, seconds), _LONGEST_RETRY_AFTER)
-    return min(seconds, _LONGEST_RETRY_AFTER) if math.isfinite(seconds) and seconds >= 0 else None
+        return min(max(0.0, seconds), LONGEST_RETRY_AFTER)
+    return min(seconds, LONGEST_RETRY_AFTER) if math.isfinite(seconds) and seconds >= 0 else None

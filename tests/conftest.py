@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -58,14 +59,15 @@ def connect(monkeypatch):
 @pytest.fixture(autouse=True)
 def _fresh_budgets(monkeypatch):
     """What one test has sent is not held against the next."""
-    monkeypatch.setattr(rate_limit, "_pacers", {})
+    monkeypatch.setattr(rate_limit, "_limiters", {})
 
 
 @pytest.fixture
 def sleeps(monkeypatch):
     """The seconds a hook has slept, without having slept them: pacing believes that they have passed."""
     slept: list[float] = []
-    monkeypatch.setattr(rate_limit, "monotonic", lambda: time.monotonic() + sum(slept))
+    limiter = partial(rate_limit.RateLimiter, clock=lambda: time.monotonic() + sum(slept))
+    monkeypatch.setattr(rate_limit, "RateLimiter", limiter)
     return slept
 
 

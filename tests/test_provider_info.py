@@ -137,7 +137,7 @@ def test_parsing_a_dag_loads_no_http_and_no_phone_library():
     after = modules_after("import splashify_provider.operators.splashify")
     added = {name.split(".")[0] for name in after - before}
     assert "splashify_provider" in added
-    assert not added & {"requests", "urllib3", "phonenumbers", "aiohttp", "tenacity", "pyrate_limiter", "redis"}
+    assert not added & {"requests", "urllib3", "phonenumbers", "aiohttp", "tenacity", "redis"}
     if AIRFLOW_VERSION >= Version("3.2"):  # older ones load some of them by themselves
         assert not after & {"requests", "phonenumbers", "aiohttp"}
 
@@ -155,11 +155,11 @@ def test_the_package_root_is_a_version():
 # Lower may not import upper; what a module may import of this package.
 LAYERS = {
     "redaction": set(),
-    "exceptions": {"redaction"},
+    "exceptions": {"rate_limit", "redaction"},
     "get_provider_info": set(),
     "phone_numbers": {"exceptions", "redaction"},
     "agent_email": {"exceptions", "redaction"},
-    "rate_limit": {"exceptions", "redaction"},
+    "rate_limit": {"redaction"},
     "hooks.settings": {"exceptions", "get_provider_info", "rate_limit", "redaction"},
     "hooks.session": {"", "exceptions", "redaction", "hooks.settings"},
     "hooks.batch": {"exceptions", "rate_limit"},
@@ -174,7 +174,7 @@ LAYERS = {
         "hooks.session",
         "hooks.settings",
     },
-    "retry_policy": {"exceptions"},
+    "retry_policy": {"exceptions", "rate_limit"},
     "bulk.sources": {"exceptions", "redaction"},
     "bulk.numbers": set(),
     "bulk.checked": {"exceptions", "redaction", "bulk.numbers", "hooks.batch", "hooks.splashify"},
@@ -217,7 +217,7 @@ LAYERS = {
         "routing.rows",
         "routing.shifts",
     },
-    "sandbox.workspace": set(),
+    "sandbox.workspace": {"rate_limit"},
     "sandbox.server": {"sandbox.workspace"},
     "sandbox.__main__": {"sandbox.server", "sandbox.workspace"},
 }

@@ -11,7 +11,7 @@ from splashify_provider.redaction import mask_phone_number
 
 if TYPE_CHECKING:
     from splashify_provider.exceptions import SplashifyError
-    from splashify_provider.rate_limit import Pacer
+    from splashify_provider.rate_limit import RateLimiter
 
 _SECONDS_BETWEEN_LINES = 10.0
 _MOST_FAILURES = 100
@@ -26,7 +26,7 @@ class Progress:
     :param log: The task's logger.
     """
 
-    def __init__(self, to_send: int, pacer: Pacer, log: Any) -> None:
+    def __init__(self, to_send: int, pacer: RateLimiter, log: Any) -> None:
         self.counts: Counter[str] = Counter()
         self._failures: list[dict[str, Any]] = []
         self._invalid: list[dict[str, Any]] = []

@@ -24,7 +24,7 @@ from splashify_provider.exceptions import (
     SplashifyConfigurationError,
     SplashifyError,
 )
-from splashify_provider.rate_limit import LONGEST_WAIT, Pacer
+from splashify_provider.rate_limit import LONGEST_WAIT, RateLimiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -130,6 +130,20 @@ def is_worth_another_try(error: BaseException) -> bool:
     return isinstance(error, SplashifyError) and error.retryable and (error.retry_after or 0) <= LONGEST_WAIT
 
 
+def too_long_a_wait(wait: float) -> RateLimitError:
+    """Return the error for a wait that is too long for a worker. No budget of ours makes one: only Splashify does.
+
+    :param wait: Seconds, above ``LONGEST_WAIT``.
+    :return: The error.
+    """
+    return RateLimitError(
+        429,
+        f"Splashify has said that the rate limit of this key is reached for another {wait:.0f} s, so no more is sent "
+        "until then.\nGive the task retries with a retry_delay that outlasts it, or clear it later.",
+        wait,
+    )
+
+
 @dataclass
 class _Job:
     item: Assignment
@@ -156,7 +170,7 @@ class Batch:
     def __init__(
         self,
         post: Callable[[str, str], str],
-        pacer: Pacer,
+        pacer: RateLimiter,
         *,
         max_attempts: int,
         max_in_flight: int,
@@ -244,10 +258,9 @@ class Batch:
         """Send it if the pacer lets it through."""
         if now < self._not_before:
             return False
-        try:
-            wait = self._pacer.try_acquire()
-        except RateLimitError as error:
-            self._stop(job.item, error)
+        wait = self._pacer.try_acquire()
+        if wait > LONGEST_WAIT:
+            self._stop(job.item, too_long_a_wait(wait))
             return False
         if wait:
             self._not_before = now + wait

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from airflow.providers.common.compat.sdk import BaseHook
 
 from splashify_provider.agent_email import validate_agent_email
-from splashify_provider.client import ASSIGNMENT, SplashifyClient, retry_delay
+from splashify_provider.client import ASSIGNMENT, SplashifyClient, retry_delay, too_long_a_wait
 from splashify_provider.connection import mask_secret, settings_from_connection
 from splashify_provider.exceptions import (
     InvalidAgentEmailError,
@@ -26,6 +26,7 @@ from splashify_provider.exceptions import (
 )
 from splashify_provider.get_provider_info import get_provider_info
 from splashify_provider.hooks.batch import Assignment, AssignmentOutcome, Batch, check_limits
+from splashify_provider.rate_limit import LONGEST_WAIT
 from splashify_provider.redaction import as_text, mask_phone_number, redact, without_frames
 
 if TYPE_CHECKING:
@@ -200,7 +201,8 @@ class SplashifyHook(BaseHook):
         """
         try:
             client = self.client
-            client.limiter.try_acquire()  # counted, but nobody is kept waiting in front of a form
+            if (wait := client.limiter.try_acquire()) > LONGEST_WAIT:  # nobody is kept waiting in front of a form
+                raise too_long_a_wait(wait)
             status_code, headers, body = client.send("POST", ASSIGNMENT, {})
         except SplashifyConnectionError as problem:
             return False, f"Unreachable: {problem.reason}"

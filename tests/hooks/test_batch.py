@@ -281,7 +281,7 @@ class TestStopping:
         assert tally == {"assigned": 1, "failed": 4, "rejected": 3}
 
     def test_who_says_come_again_later_for_ever_is_given_up(self, workspace, monkeypatch):
-        monkeypatch.setattr(rate_limit.Pacer, "pause", lambda *_: None)
+        monkeypatch.setattr(rate_limit.RateLimiter, "pause", lambda *_: None)
         hook, sandbox, _ = workspace(team(3, n1="rate_limited"))
         assert counts(hook.assign_many(rows(0, 1, 2))) == {"assigned": 2, "failed": 1}
         assert sandbox.workspace.answers[429] == 20

@@ -6,7 +6,7 @@ import pytest
 
 from splashify_provider.bulk import progress
 from splashify_provider.hooks.batch import AssignmentOutcome
-from splashify_provider.rate_limit import Budget, Pacer
+from splashify_provider.rate_limit import Budget, RateLimiter
 from tests.conftest import ADA
 
 
@@ -16,7 +16,7 @@ class Batch:
     def __init__(self, monkeypatch, to_send, per_minute=90, burst=90):
         self.now, self.lines = 1000.0, []
         monkeypatch.setattr(progress.time, "monotonic", lambda: self.now)
-        self.pacer = Pacer(Budget("x", per_minute, burst), lambda: self.now)
+        self.pacer = RateLimiter(Budget("x", per_minute, burst), lambda: self.now)
         log = SimpleNamespace(info=lambda text, *values: self.lines.append(text % values))
         self.progress = progress.Progress(to_send, self.pacer, log)
         self.progress.add(AssignmentOutcome(1, "x", ADA, "invalid", "bad"), is_done=False)
