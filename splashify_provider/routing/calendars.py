@@ -17,12 +17,12 @@ from splashify_provider.agent_email import find_agent_emails, is_agent_email
 from splashify_provider.exceptions import RoutingError
 from splashify_provider.redaction import redact
 from splashify_provider.routing.calendar_bounds import Steps, refuse_excess
-from splashify_provider.routing.rows import zone
+from splashify_provider.routing.fields import zone
 from splashify_provider.routing.shifts import Shift, aware
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from zoneinfo import ZoneInfo
+    from datetime import tzinfo
 
     from icalendar import Calendar, Component, Event
 
@@ -130,7 +130,7 @@ def _expand(calendar: Calendar, start: datetime, end: datetime) -> list[Event]:
     raise RoutingError(f"This calendar's events can't be expanded: {found}.")
 
 
-def _zone(name: object) -> ZoneInfo | None:
+def _zone(name: object) -> tzinfo | None:
     try:
         return zone(name) if name else None
     except ValueError as error:
@@ -261,7 +261,7 @@ def _is_floating(value: object) -> bool:
     return isinstance(value, datetime) and value.utcoffset() is None
 
 
-def _span(event: Event, local: ZoneInfo | None) -> tuple[datetime, datetime]:
+def _span(event: Event, local: tzinfo | None) -> tuple[datetime, datetime]:
     """Give an event's start and end in UTC."""
     start = _moment(event.start, "start", local)
     if _SECONDS in event:
@@ -269,7 +269,7 @@ def _span(event: Event, local: ZoneInfo | None) -> tuple[datetime, datetime]:
     return start, _moment(event.end, "end", local)
 
 
-def _moment(value: date, name: str, local: ZoneInfo | None) -> datetime:
+def _moment(value: date, name: str, local: tzinfo | None) -> datetime:
     if isinstance(value, datetime) and value.utcoffset() is not None:
         return aware(value, name)
     if local is None:
