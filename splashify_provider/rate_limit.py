@@ -298,3 +298,13 @@ def pacer_for(budget: Budget) -> Pacer:
         pacer = _pacers.setdefault(budget.name, Pacer(budget))
         pacer.narrow(budget)
         return pacer
+
+
+class RateLimiter(Pacer):
+    """A pacer that says how long to wait instead of raising."""
+
+    def try_acquire(self) -> float:  # noqa: D102
+        try:
+            return super().try_acquire()
+        except RateLimitError as error:
+            return error.retry_after or 0.0

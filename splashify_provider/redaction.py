@@ -72,3 +72,6 @@ def ip_address(value: object) -> str | None:
         return str(ipaddress.ip_address(str(value)))
     except ValueError:
         return None
+
+
+redact, safe_str = quote, as_text

@@ -6,7 +6,6 @@ import hmac
 import json
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -18,9 +17,10 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt
 from urllib3.exceptions import HTTPError
 
 from splashify_provider.agent_email import validate_agent_email
+from splashify_provider.bulk import sender
+from splashify_provider.bulk.decisions import MOST_IN_FLIGHT
+from splashify_provider.client import is_worth_another_try, retry_delay
 from splashify_provider.exceptions import (
-    InvalidAgentEmailError,
-    InvalidPhoneNumberError,
     RateLimitError,
     SplashifyAPIError,
     SplashifyConnectionError,
@@ -28,25 +28,18 @@ from splashify_provider.exceptions import (
     json_object,
 )
 from splashify_provider.get_provider_info import get_provider_info
-from splashify_provider.hooks.batch import (
-    MOST_IN_FLIGHT,
-    Assignment,
-    AssignmentOutcome,
-    Batch,
-    check_limits,
-    is_worth_another_try,
-    retry_delay,
-)
 from splashify_provider.hooks.session import connection_error, make_session, mask_secret
 from splashify_provider.hooks.settings import Settings, settings_from_connection
 from splashify_provider.phone_numbers import normalize_phone_number
 from splashify_provider.rate_limit import Pacer, pacer_for
-from splashify_provider.redaction import as_text, hide, mask_phone_number, quote
+from splashify_provider.redaction import hide, mask_phone_number, quote
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable, Mapping
 
     from tenacity import RetryCallState
+
+    from splashify_provider.bulk.assignment import AssignmentOutcome
 
 
 @dataclass(frozen=True)
@@ -151,11 +144,11 @@ class SplashifyHook(BaseHook):
 
     def assign_many(
         self,
-        assignments: Iterable[Mapping[str, Any] | Assignment | AssignmentOutcome],
+        assignments: Iterable[Mapping[str, Any]],
         *,
         max_in_flight: int = 8,
         max_consecutive_failures: int = 10,
-        on_idle: Callable[[], object] | None = None,
+        on_tick: Callable[[], object] | None = None,
     ) -> Generator[AssignmentOutcome, None, None]:
         """Hand many conversations to their agents, as fast as the key allows.
 
@@ -163,50 +156,42 @@ class SplashifyHook(BaseHook):
         for one phone number's, of which the second waits for the first, and what is behind it too). What can't be
         sent doesn't stop the others; a key that is refused does, at once.
 
-        :param assignments: Rows with ``user_phone_number`` and ``agent_email``, or what :meth:`check` made of them.
+        :param assignments: Rows with ``user_phone_number`` and ``agent_email``.
         :param max_in_flight: How many requests may be waiting for their answer at once, 1 to 64.
         :param max_consecutive_failures: After so many failures in a row the rest is not attempted: Splashify is
             down, or the address is wrong.
-        :param on_idle: Called about once a second. What it raises ends the batch, once the answers under way have had
-            two seconds to arrive.
+        :param on_tick: Called before each request, and about once a second while there is none to send. What it raises
+            ends the batch, once the answers under way have had two seconds to arrive.
         :return: One outcome for each row.
         :raises SplashifyConfigurationError: If the connection or an argument is wrong.
         """
-        check_limits(max_in_flight, max_consecutive_failures)
         self.get_conn()  # before other threads need it
-        batch = Batch(
-            self._exchange,
-            self.pacer,
-            max_attempts=self._settings.max_attempts,
+        return sender.assign_many(
+            self.client,
+            assignments,
             max_in_flight=max_in_flight,
             max_consecutive_failures=max_consecutive_failures,
-            on_idle=on_idle,
-        )
-        return batch.run(
-            row if isinstance(row, (Assignment, AssignmentOutcome)) else self.check(position, row)
-            for position, row in enumerate(assignments, 1)
+            on_tick=on_tick,
         )
 
-    def check(self, position: int, row: object) -> Assignment | AssignmentOutcome:
-        """Read one row of a batch.
+    @property
+    def client(self) -> SplashifyHook:
+        """What sends: the hook itself, so far."""
+        return self
 
-        :param position: Its place in the list, counted from 1.
-        :param row: A mapping with ``user_phone_number`` and ``agent_email``; what else it has is ignored.
-        :return: What can be sent, or the outcome ``invalid``.
-        :raises SplashifyConfigurationError: If the connection is wrong.
-        """
-        if not isinstance(row, Mapping):
-            text = (
-                f"It is {type(row).__name__}, not a mapping with user_phone_number and agent_email. Nothing was sent."
-            )
-            return AssignmentOutcome(position, "", "", "invalid", text, InvalidPhoneNumberError(text))
-        phone, email = row.get("user_phone_number"), row.get("agent_email")
-        given = "" if phone is None else as_text(phone)
-        try:
-            return Assignment(position, self.normalize_phone_number(phone), validate_agent_email(email))
-        except (InvalidPhoneNumberError, InvalidAgentEmailError) as error:
-            agent = "" if email is None else quote(email)
-            return AssignmentOutcome(position, given, agent, "invalid", error.message, error)
+    @property
+    def settings(self) -> Settings:
+        """What the connection says."""
+        return self._settings
+
+    @property
+    def limiter(self) -> Any:
+        """The pacer, as bulk asks it."""
+        return _Limiter(self.pacer)
+
+    def send_assignment(self, user_phone_number: str, agent_email: str) -> str:
+        """Send one assignment at once and only once."""
+        return self._exchange(user_phone_number, agent_email)
 
     def fingerprint(self, text: str) -> bytes:
         """Hash a text with the API key: nobody who lacks it can find out the text by trying.
@@ -364,6 +349,20 @@ class SplashifyHook(BaseHook):
             state.upcoming_sleep,
             state.outcome.exception(),
         )
+
+
+class _Limiter:
+    def __init__(self, pacer: Pacer) -> None:
+        self._pacer = pacer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pacer, name)
+
+    def try_acquire(self) -> float:
+        try:
+            return self._pacer.try_acquire()
+        except RateLimitError as error:
+            return error.retry_after or 0.0
 
 
 @lru_cache(maxsize=16)  # they are nearly always the same

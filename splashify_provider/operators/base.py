@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -17,7 +18,7 @@ from splashify_provider.exceptions import SplashifyConfigurationError, Splashify
 from splashify_provider.retry_policy import DEFAULT_RETRY_POLICY
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from splashify_provider.hooks.splashify import SplashifyHook
 
@@ -62,28 +63,28 @@ class SplashifyOperator(BaseOperator):
         :raises AirflowFailException: If waiting can't heal the error. The error is its cause.
         :raises SplashifyError: If waiting can heal it: Airflow's retries apply.
         """
-        missing = f"{self.splashify_conn_id!r} (type splashify, the API key as its password)"
-        try:
-            self._check_arguments()
-            try:
-                skip_if_too_old(context, self.max_run_age)
-            except AirflowSkipException as skip:
-                self._when_too_old(context, skip)
+        with self.airflow_errors():
+            self.check_arguments()
+            skip_if_too_old(context, self.max_run_age)
             self.hook.get_conn()
-            missing = "for that path"  # from here on it is another one that may be missing
             return self._run(context)
+
+    @contextmanager
+    def airflow_errors(self) -> Iterator[None]:
+        """Turn this package's errors into what Airflow needs, and log reason and remedy on two lines."""
+        try:
+            yield
         except SplashifyError as error:
             self._fail(error)
         except AirflowNotFoundException as error:
-            self._fail(SplashifyConfigurationError(f"{error}: create connection {missing}, then clear this task."))
+            missing = f"{self.splashify_conn_id!r} (type splashify, the API key as its password)"
+            self._fail(SplashifyConfigurationError(f"{error}\nCreate connection {missing}, then clear this task."))
 
     def _run(self, context: Mapping[str, Any]) -> dict[str, Any]:
         raise NotImplementedError
 
-    def _when_too_old(self, context: Mapping[str, Any], skip: AirflowSkipException) -> NoReturn:  # noqa: ARG002
-        raise skip
-
-    def _check_arguments(self) -> None:
+    def check_arguments(self) -> None:
+        """Refuse arguments that are wrong."""
         self._check_choice("on_conversation_not_found", "fail", "skip")
         if self.max_run_age is not None and not isinstance(self.max_run_age, timedelta):
             raise SplashifyConfigurationError(
@@ -100,7 +101,8 @@ class SplashifyOperator(BaseOperator):
     def _fail(self, error: SplashifyError) -> NoReturn:
         # Said on a line of its own as well: Airflow 3's UI puts the stack trace below the exception's text. The
         # trace into the hook would add nothing but its variables, the phone number among them.
-        self.log.error("%s", error)
+        for line in str(error).split("\n"):
+            self.log.error("%s", line)
         error.with_traceback(None)
         if error.retryable:
             raise error from None

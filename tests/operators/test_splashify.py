@@ -139,7 +139,7 @@ class TestMissingConnection:
         operator = SplashifyAssignOperator(
             task_id="assign", user_phone_number=PHONE, agent_email=ADA, splashify_conn_id="no_such"
         )
-        with pytest.raises(AirflowFailException, match="create connection 'no_such'"):
+        with pytest.raises(AirflowFailException, match="Create connection 'no_such'"):
             operator.execute({})
 
 
