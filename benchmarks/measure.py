@@ -75,7 +75,7 @@ def machine() -> str:
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.machine(),
     )
-    packages = ["apache-airflow", "apache-airflow-providers-http", "requests", "urllib3", "aiohttp", "pyrate-limiter"]
+    packages = ["apache-airflow", "apache-airflow-providers-http", "requests", "urllib3", "aiohttp"]
     packages += ["redis", "splashifypro", "airflow-provider-splashify"]
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     return (

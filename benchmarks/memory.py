@@ -20,7 +20,7 @@ os.environ["AIRFLOW_CONN_SPLASHIFY_DEFAULT"] = json.dumps(
 from splashify_provider import rate_limit  # noqa: E402
 from splashify_provider.operators.splashify import SplashifyBulkAssignOperator  # noqa: E402
 
-# The pacer remembers what it has sent within a window. That of 100,000 a minute would be all of it.
+# The limiter remembers what it has sent within a window. That of 100,000 a minute would be all of it.
 rate_limit.WINDOW = 0.6
 
 

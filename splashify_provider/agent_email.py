@@ -6,7 +6,7 @@ import re
 import unicodedata
 
 from splashify_provider.exceptions import InvalidAgentEmailError
-from splashify_provider.redaction import as_text, mask_phone_number, quote
+from splashify_provider.redaction import mask_phone_number, redact, safe_str
 
 # What browsers accept in <input type="email"> (HTML standard), with the dot that a public domain has. Bounded
 # repetitions (RFC 1035, RFC 5321): searching a long text takes time that is linear in its length.
@@ -41,13 +41,13 @@ def validate_agent_email(agent_email: object, user_phone_number: object = None) 
     :return: The address.
     :raises InvalidAgentEmailError: If it is missing, blank or malformed.
     """
-    text = "" if agent_email is None else as_text(agent_email).strip()
+    text = "" if agent_email is None else safe_str(agent_email).strip()
     if isinstance(agent_email, str) and is_agent_email(text):
         return text
     # In ASCII, so that invisible characters can be seen; with ASCII digits, so that a phone number can be masked.
     digits = "".join(str(unicodedata.decimal(char, char)) for char in text[:_LONGEST])
-    what = f"{quote(digits.encode('ascii', 'backslashreplace').decode())!r}, not an address" if text else "missing"
-    customer = "" if user_phone_number is None else f" for {mask_phone_number(as_text(user_phone_number))}"
+    what = f"{redact(digits.encode('ascii', 'backslashreplace').decode())!r}, not an address" if text else "missing"
+    customer = "" if user_phone_number is None else f" for {mask_phone_number(safe_str(user_phone_number))}"
     raise InvalidAgentEmailError(
         f"The agent's e-mail{customer} is {what}. Nothing was sent.\n"
         "Correct it where it comes from; to take a conversation away from its agent, use release() or "

@@ -5,7 +5,7 @@
     SplashifyError
     ├── InvalidPhoneNumberError, InvalidAgentEmailError,
     │   RoutingError                                      (also ValueError)   nothing was sent
-    ├── SplashifyConfigurationError                       the connection is wrong; nothing was sent
+    ├── SplashifyConfigurationError                       connection or argument is wrong; nothing was sent
     ├── SplashifyConnectionError                          no usable answer: DNS, TLS, timeout, reset   *
     └── SplashifyAPIError(status_code, message)
         ├── AuthenticationError                           401
@@ -18,10 +18,10 @@
         ├── ServerError(retry_after)                      5xx                                          *
         └── UnexpectedResponseError                       anything that is neither success nor the above
 
-    * ``retryable``: waiting may heal it. All others need a person.
+    * ``retryable``: a transient error. All others are permanent: they need a person.
 
-Every text says what happened, to which number (its last four digits) and what to do about it. Neither
-the API key nor a whole phone number is ever part of one.
+Every text says on one line what happened, to which number (its last four digits), and on the next what to do about it.
+Neither the API key nor a whole phone number is ever part of one.
 """
 
 from __future__ import annotations
@@ -33,13 +33,12 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from splashify_provider.redaction import hide, ip_address, mask_phone_number, quote
+from splashify_provider.rate_limit import LONGEST_RETRY_AFTER
+from splashify_provider.redaction import ip_address, mask_phone_number, redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-# What is read from outside is bounded: a day is longer than any limit of requests per minute.
-_LONGEST_RETRY_AFTER = 86_400.0
 _MOST_PROBLEMS_SHOWN = 50
 
 
@@ -196,30 +195,109 @@ class UnexpectedResponseError(SplashifyAPIError):
     """An answer outside the documented contract: a redirect, a 200 without ``result: true``, no JSON."""
 
 
-# The reasons a 400 is documented to give (public-api/chat-assignment), with their remedies.
-_DOCUMENTED_REASONS: dict[str, tuple[type[SplashifyAPIError], str]] = {
+_Text = tuple[type[SplashifyAPIError], str, str]
+
+# The reasons a 400 is documented to give (public-api/chat-assignment).
+_DOCUMENTED_REASONS: dict[str, _Text] = {
     "agent not found": (
         AgentNotFoundError,
-        (
-            "Agent not found: {agent} is not in this Splashify workspace; {phone} was not assigned. Add them under "
-            "Settings → Team, then clear this task; or correct the address where it comes from."
-        ),
+        "Agent not found: {agent} is not in this Splashify workspace; {not_done}.",
+        "Add them under Settings → Team, or correct the address where it comes from.",
     ),
     "agent inactive": (
         AgentInactiveError,
-        (
-            "Agent inactive: {agent} is disabled in Splashify; {phone} was not assigned. Enable them under Settings → "
-            "Team, then clear this task; or take them off the roster and plan anew."
-        ),
+        "Agent inactive: {agent} is disabled in Splashify; {not_done}.",
+        "Enable them under Settings → Team, or take them off the roster.",
     ),
     "conversation not found": (
         ConversationNotFoundError,
+        "Conversation not found: {phone} has no open conversation.",
+        "It was resolved, or the customer must write first; on_conversation_not_found='skip' takes that as normal.",
+    ),
+}
+_PERMISSION_DENIED = "Splashify knows the key of connection {conn_id!r} but does not permit this ({text}): "
+_ASK_AN_ADMIN = "An admin of the workspace can fix that."
+_REASONS_OF_403: dict[str, _Text] = {
+    "ip_blocked": (
+        PermissionDeniedError,
+        "Splashify's IP allowlist refuses this worker's address {address} (HTTP 403, ip_blocked): {not_done}.",
+        "Add {address} to the allowlist in Splashify's settings.",
+    ),
+    "plan_required": (
+        PermissionDeniedError,
+        _PERMISSION_DENIED + "the workspace's plan does not include the public API (Growth, Advanced and Enterprise "
+        "do); {not_done}.",
+        _ASK_AN_ADMIN,
+    ),
+}
+_BY_STATUS: dict[int, _Text] = {
+    401: (
+        AuthenticationError,
+        "Splashify does not accept the API key of connection {conn_id!r} ({text}): {not_done}.",
         (
-            "Conversation not found: {phone} has no open conversation. It was resolved, or the customer must write "
-            "first; on_conversation_not_found='skip' takes that as normal."
+            "Copy the current key from Settings → Developer into the connection's API key; making a new one ends the "
+            "old one at once."
+        ),
+    ),
+    403: (
+        PermissionDeniedError,
+        _PERMISSION_DENIED + "the plan lacks the public API, or the WhatsApp account is suspended; {not_done}.",
+        _ASK_AN_ADMIN,
+    ),
+    404: (
+        BadRequestError,
+        "Splashify refused the request ({text}): there is no such address, and {not_done}.",
+        (
+            "The Base URL of connection {conn_id!r} must end in the API's version, as in "
+            "https://apis.splashifypro.com/api/v1."
+        ),
+    ),
+    429: (
+        RateLimitError,
+        "Rate limit reached (HTTP 429): {not_done}, and Splashify {wait}.",
+        (
+            "The limit counts everything that uses the key of connection {conn_id!r}. Give the task retries with a "
+            "retry_delay that outlasts it, or clear it later."
         ),
     ),
 }
+_BY_HUNDREDS: dict[int, _Text] = {
+    2: (
+        UnexpectedResponseError,
+        "Splashify answered ({text}) without `result: true`, so perhaps {not_done}.",
+        "Look into the inbox, and check that the Base URL of connection {conn_id!r} is Splashify's API.",
+    ),
+    3: (
+        UnexpectedResponseError,
+        "Splashify answered {text}{location}; {not_done}.",
+        (
+            "Correct the Base URL of connection {conn_id!r}. Redirects are never followed: they would turn the "
+            "request into a page view that answers 200."
+        ),
+    ),
+    4: (
+        BadRequestError,
+        "Splashify refused the request ({text}): {not_done}.",
+        "The request itself is at fault, so repeating it won't help.",
+    ),
+    5: (
+        ServerError,
+        "Splashify failed on its side ({text}), so perhaps {not_done}.",
+        "Repeating is safe: give the task retries, or clear it later; if it lasts, ask Splashify's support.",
+    ),
+}
+
+
+def _text_of(status_code: int, payload: Mapping[str, Any], said: str) -> _Text:
+    """Find the most exact thing there is to say about an answer."""
+    by_status = _BY_STATUS.get(status_code) or _BY_HUNDREDS.get(status_code // 100, _BY_HUNDREDS[2])
+    if status_code == HTTPStatus.BAD_REQUEST:
+        words = " ".join(said.split()).casefold()
+        return next((text for reason, text in _DOCUMENTED_REASONS.items() if reason in words), by_status)
+    if status_code == HTTPStatus.FORBIDDEN:  # `code` in one envelope, `error` in the other
+        codes = (payload.get("code"), payload.get("error"))
+        return next((text for reason, text in _REASONS_OF_403.items() if reason in codes), by_status)
+    return by_status
 
 
 def error_from_response(
@@ -231,17 +309,20 @@ def error_from_response(
     api_key: str = "",
     user_phone_number: str | None = None,
     agent_email: str | None = None,
+    not_done: str | None = None,
     now: datetime | None = None,
 ) -> SplashifyAPIError | None:
-    """Read an answer of the assignment API.
+    """Read an answer of Splashify's public API.
 
     :param status_code: The HTTP status.
     :param headers: The answer's headers, looked up case-insensitively by the mapping itself.
     :param body: The answer's body.
     :param conn_id: The Airflow connection to name where the key or the address is at fault.
-    :param api_key: The key, to be hidden where the answer repeats it.
+    :param api_key: The key, to be redacted where the answer repeats it.
     :param user_phone_number: The number that was sent; only its last four digits are used.
-    :param agent_email: The agent who was sent.
+    :param agent_email: The agent who was sent; empty for a release.
+    :param not_done: What an error means for the caller, as a clause: "the contacts were not read". That the number (or
+        "the conversation") was not assigned or released, unless given.
     :param now: The time against which a ``Retry-After`` date is measured; the clock's unless given.
     :return: The error that the answer is, or None if it is a success: 200 and ``result`` true.
     """
@@ -251,86 +332,27 @@ def error_from_response(
     # `message` in the public envelope, `error` in the one of Splashify's gateway and app routes.
     texts = [payload.get(key) for key in ("message", "error")]
     said = next((text for text in texts if isinstance(text, str) and text.strip()), "")
-    answer = f"HTTP {status_code}" + (f": {quote(hide(said, api_key))}" if said else "")
-    retry_after = _retry_after(headers, payload, now or datetime.now(timezone.utc))
+    said = redact(said, api_key)
     phone = mask_phone_number(user_phone_number) if user_phone_number else "the conversation"
-    done = "released" if agent_email == "" else "assigned"
-
-    if status_code < HTTPStatus.MULTIPLE_CHOICES:
-        return UnexpectedResponseError(
-            status_code,
-            f"Splashify answered ({answer}) without confirming that {phone} was {done} (no `result: true`). "
-            f"Look into the inbox, and check that the Base URL of connection {conn_id!r} is Splashify's API.",
-        )
-    if status_code == HTTPStatus.BAD_REQUEST:
-        for reason, (error, text) in _DOCUMENTED_REASONS.items():
-            if reason in " ".join(said.split()).casefold():
-                return error(status_code, text.format(agent=agent_email, phone=phone))
-    if status_code == HTTPStatus.UNAUTHORIZED:
-        return AuthenticationError(
-            status_code,
-            f"Splashify does not accept the API key of connection {conn_id!r} ({answer}). Making a new key "
-            "ends the old one at once: copy the current one from Settings → Developer into the "
-            "connection's API key, then clear this task.",
-        )
-    if status_code == HTTPStatus.FORBIDDEN:
-        return _permission_denied(status_code, payload, answer, conn_id)
-    if status_code == HTTPStatus.TOO_MANY_REQUESTS:
-        wait = "did not say for how long" if retry_after is None else f"asks to wait {retry_after:.0f} s"
-        return RateLimitError(
-            status_code,
-            f"Rate limit reached (HTTP 429): {phone} was not {done}, and Splashify {wait}. The limit counts everything "
-            f"that uses the key of connection {conn_id!r}. Give the task retries with a retry_delay that outlasts it, "
-            "or clear it later.",
-            retry_after,
-        )
-    if status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return ServerError(
-            status_code,
-            f"Splashify failed on its side ({answer}) while {phone} was being {done}. Repeating is safe: "
-            "give the task retries, or clear it later; if it lasts, ask Splashify's support.",
-            retry_after,
-        )
-    if status_code >= HTTPStatus.BAD_REQUEST:
-        return BadRequestError(
-            status_code,
-            f"Splashify refused the request, and {phone} was not {done} ({answer}). "
-            + (
-                f"There is no such address: the Base URL of connection {conn_id!r} must end in the API's "
-                "version, as in https://apis.splashifypro.com/api/v1."
-                if status_code == HTTPStatus.NOT_FOUND
-                else "The request itself is at fault, so repeating it won't help."
-            ),
-        )
-    location = headers.get("Location")
-    return UnexpectedResponseError(
-        status_code,
-        f"Splashify answered {answer}"
-        + (f", a redirect to {quote(hide(location.split('?')[0], api_key))}" if location else "")
-        + f"; {phone} was not {done}. Redirects are never followed: they would turn the request into a page "
-        f"view that answers 200. Correct the Base URL of connection {conn_id!r}.",
+    retry_after = _retry_after(headers, payload, now or datetime.now(timezone.utc))
+    location, ip = headers.get("Location"), ip_address(payload.get("ip"))
+    kind, reason, remedy = _text_of(status_code, payload, said)
+    message = f"{reason}\n{remedy}".format(
+        text=f"HTTP {status_code}" + (f": {said}" if said else ""),
+        conn_id=conn_id,
+        phone=phone,
+        agent=agent_email,
+        not_done=not_done or f"{phone} was not {'released' if agent_email == '' else 'assigned'}",
+        wait="did not say for how long" if retry_after is None else f"asks to wait {retry_after:.0f} s",
+        location=f", a redirect to {redact(location.split('?')[0], api_key)}" if location else "",
+        address=ip or "(not named)",
     )
-
-
-def _permission_denied(status_code: int, payload: dict[str, Any], answer: str, conn_id: str) -> PermissionDeniedError:
-    """Tell the three forms of 403 apart: IP allowlist, plan, and the rest."""
-    if payload.get("code") == "ip_blocked":
-        ip = ip_address(payload.get("ip"))
-        return PermissionDeniedError(
-            status_code,
-            f"Splashify's IP allowlist refuses this worker's address {ip or '(not named)'} (HTTP {status_code}, "
-            f"ip_blocked). Add {ip or 'it'} to the allowlist in Splashify's settings, then clear this task.",
-            ip,
-        )
-    if payload.get("error") == "plan_required":
-        reason = "the workspace's plan does not include the public API (Growth, Advanced and Enterprise do)"
-    else:
-        reason = "the plan lacks the public API, or the WhatsApp account is suspended"
-    return PermissionDeniedError(
-        status_code,
-        f"Splashify knows the key of connection {conn_id!r} but does not permit this ({answer}): {reason}. "
-        "An admin of the workspace can mend that; then clear this task.",
-    )
+    error = kind(status_code, message)
+    if isinstance(error, (RateLimitError, ServerError)):
+        error.retry_after = retry_after
+    if isinstance(error, PermissionDeniedError):
+        error.ip = ip
+    return error
 
 
 def json_object(body: str) -> dict[str, Any]:
@@ -370,5 +392,5 @@ def _seconds(value: object, now: datetime) -> float | None:
         except (ValueError, OverflowError):
             return None
         seconds = (date.replace(tzinfo=date.tzinfo or timezone.utc) - now).total_seconds()
-        return min(max(0.0, seconds), _LONGEST_RETRY_AFTER)
-    return min(seconds, _LONGEST_RETRY_AFTER) if math.isfinite(seconds) and seconds >= 0 else None
+        return min(max(0.0, seconds), LONGEST_RETRY_AFTER)
+    return min(seconds, LONGEST_RETRY_AFTER) if math.isfinite(seconds) and seconds >= 0 else None

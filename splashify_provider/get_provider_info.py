@@ -57,7 +57,8 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "timeout": {
                         "label": "Timeout (s)",
-                        "description": "Seconds of silence after which an answer is given up; 30 unless set.",
+                        "description": "Deadline of one request, from connecting to the last byte of the answer; 30 "
+                        "unless set.",
                         "schema": {"type": ["number", "null"], "minimum": 0.1, "maximum": 600},
                     },
                     "max_attempts": {

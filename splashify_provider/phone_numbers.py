@@ -21,7 +21,7 @@ from splashify_provider.exceptions import (
     InvalidPhoneNumberError,
     SplashifyConfigurationError,
 )
-from splashify_provider.redaction import mask_phone_number, quote
+from splashify_provider.redaction import mask_phone_number, redact
 
 _API_FORM = re.compile(r"[0-9]{8,15}")
 _LONGEST = 100  # characters; more is a text, not a number
@@ -59,21 +59,9 @@ def normalize_phone_number(raw: object, default_region: str | None = None) -> st
     text = _ascii(_text(raw)).strip(" '`\t\r\n")
     if not text:
         _refuse("The phone number is empty.")
-    if _WHATSAPP_LINK.match(text):
-        digits = _digits_of_link(text)
-        return _only_reading(digits, _international(digits))
-    if len(text) > _LONGEST:
-        _refuse(f"This is a text of {len(text):,} characters, not a phone number.")
-    if _SCIENTIFIC.fullmatch(text):
-        _refuse(
-            "The phone number is in a spreadsheet's scientific notation (as 9.19877E+11), which has lost "
-            "digits. Format the column as text and export it again."
-        )
-    if match := _WHATSAPP_ID.fullmatch(text):
-        return _only_reading(match[1], _international(match[1]))
-    if re.search(r"@(g\.us|lid|broadcast|newsletter)$", text, re.IGNORECASE):
-        _refuse("This is the WhatsApp id of a group or a hidden user, not of a phone number.")
-
+    if (whatsapp := _digits_of_whatsapp(text)) is not None:
+        return _only_reading(whatsapp, _international(whatsapp))
+    _refuse_other_texts(text)
     text = _bare_number(text)
     digits = "".join(char for char in text if char.isdigit())
     if "+" in text:
@@ -83,8 +71,8 @@ def normalize_phone_number(raw: object, default_region: str | None = None) -> st
         return _only_reading(digits, _international(digits.removeprefix("00")), national)
     if region is None:
         _refuse(
-            f"{mask_phone_number(digits)} is written like a national number, and no default region is set. Write "
-            "it with + and the country code, or set default_region in the connection."
+            f"{mask_phone_number(digits)} is written like a national number, and no default region is set.",
+            "Write it with + and the country code, or set default_region in the connection.",
         )
     # "65 8123 4567" is a number of the Indian numbering plan, but Singaporean to whoever grouped it so.
     international = _international(digits) if national else None
@@ -97,8 +85,8 @@ def _region(default_region: str | None) -> str | None:
     region = (default_region or "").strip().upper()
     if region and region not in phonenumbers.SUPPORTED_REGIONS:
         raise SplashifyConfigurationError(
-            f"default_region {quote(default_region)!r} is not a region. Give the two letters of ISO 3166-1, such "
-            "as IN, GB or US."
+            f"default_region {redact(default_region)!r} is not a region. Nothing was sent.\n"
+            "Give the two letters of ISO 3166-1, such as IN, GB or US."
         )
     return region or None
 
@@ -146,8 +134,12 @@ def _ascii(text: str) -> str:
     return "".join(out)
 
 
-def _digits_of_link(text: str) -> str:
-    """Take the one phone number out of a wa.me or api.whatsapp.com link."""
+def _digits_of_whatsapp(text: str) -> str | None:
+    """Return the digits of a WhatsApp link or id, None where the text is neither."""
+    if match := _WHATSAPP_ID.fullmatch(text):
+        return match[1]
+    if not _WHATSAPP_LINK.match(text):
+        return None
     url = urlsplit(text if "://" in text else f"https://{text}")
     in_query = parse_qs(url.query).get("phone", [])
     candidates = in_query if "whatsapp.com" in url.netloc.lower() else [unquote(url.path)]
@@ -157,12 +149,27 @@ def _digits_of_link(text: str) -> str:
     return digits
 
 
+def _refuse_other_texts(text: str) -> None:
+    if text.casefold() in ("none", "null", "nan"):
+        _refuse(f"The phone number is the text {text!r}.", "Check the template or the column it comes from.")
+    if len(text) > _LONGEST:
+        _refuse(f"This is a text of {len(text):,} characters, not a phone number.")
+    if _SCIENTIFIC.fullmatch(text):
+        _refuse(
+            "The phone number is in a spreadsheet's scientific notation (as 9.19877E+11), which has lost digits.",
+            "Format the column as text and export it again.",
+        )
+    if re.search(r"@(g\.us|lid|broadcast|newsletter)$", text, re.IGNORECASE):
+        _refuse("This is the WhatsApp id of a group or a hidden user, not of a phone number.")
+
+
 def _refuse_lost_digits(digits: str) -> None:
     """Refuse what a spreadsheet's scientific notation leaves of a number: zeros in the place of its last digits."""
     if digits.endswith("00000"):
         _refuse(
             f"The phone number is a decimal that ends in zeros ({len(digits)} digits): a spreadsheet has lost the last "
-            "ones. Format the column as text and export it again."
+            "ones.",
+            "Format the column as text and export it again.",
         )
 
 
@@ -179,16 +186,20 @@ def _bare_number(text: str) -> str:
     text = re.sub(r"^[ (\[]*\+[+ ]*", "+", text.strip())
     strange = sorted(set(text) - _PUNCTUATION)
     if any(char.isalpha() for char in strange):
-        _refuse("The phone number contains letters. Write it in digits, with the country code.")
+        _refuse("The phone number contains letters.", "Write it in digits, with the country code.")
     if text.startswith("-"):
-        _refuse("The phone number starts with a minus: a spreadsheet has taken it for a formula. Export it as text.")
+        _refuse(
+            "The phone number starts with a minus: a spreadsheet has taken it for a formula.",
+            "Format the column as text and export it again.",
+        )
     if ".." in text or (text.count(".") == 1 and re.search(r"\.0+$", text)):
-        _refuse("The phone number is cut off, or a decimal fraction. Export it as text, in full.")
+        _refuse("The phone number is cut off, or a decimal fraction.", "Export it as text, in full.")
     digits = sum(char.isdigit() for char in text)
     if "+" in text[1:] or digits > 15 or any(char in ",;|&\n\r\t" for char in strange) or not _is_one_number(text):
         _refuse(
             f"There is more than one phone number here, or separators that no single one has ({digits} digits, ending "
-            f"in {mask_phone_number(text)}). Give one number of at most 15 digits."
+            f"in {mask_phone_number(text)}).",
+            "Give one number of at most 15 digits.",
         )
     if strange:
         _refuse(f"The phone number contains {strange[0]!r}, which no phone number does.")
@@ -196,7 +207,7 @@ def _bare_number(text: str) -> str:
 
 
 def _is_one_number(text: str) -> bool:
-    """Tell an area code before a slash (030/1234567) from a second number or its last digits behind it."""
+    """Check whether a slash stands behind an area code (030/1234567), not before a second number or its last digits."""
     halves = [sum(char.isdigit() for char in half) for half in text.split("/")]
     return len(halves) == 1 or (len(halves) == 2 and halves[0] <= (7 if text[0] == "+" else 5) and halves[1] >= 6)
 
@@ -229,7 +240,7 @@ def _valid(text: str, region: str | None) -> str | None:
 
 
 def _is_written_nationally(text: str, national: str, international: str) -> bool:
-    """Tell whether the grouping is the national one, and not just as well that of the other reading."""
+    """Check whether the grouping is the national one, and not just as well that of the other reading."""
     groups = re.findall("[0-9]+", text)
     if groups != _groups(national, PhoneNumberFormat.NATIONAL):
         return False
@@ -250,18 +261,18 @@ def _only_reading(digits: str, *readings: str | None) -> str:
             for reading in valid
         )
         _refuse(
-            f"{mask_phone_number(digits)} has two readings, {regions}, and guessing would reach the wrong person. "
-            "Write it with + and the country code."
+            f"{mask_phone_number(digits)} has two readings, {regions}, and guessing would reach the wrong person.",
+            "Write it with + and the country code.",
         )
     if not valid:
         _refuse(
-            f"{mask_phone_number(digits)} ({len(digits)} digits) is not a valid phone number. Write it with + and "
-            "the country code, or set default_region in the connection if it is a national one."
+            f"{mask_phone_number(digits)} ({len(digits)} digits) is not a valid phone number.",
+            "Write it with + and the country code, or set default_region in the connection if it is a national one.",
         )
     if not _API_FORM.fullmatch(valid[0]):
         _refuse(f"{mask_phone_number(digits)} is not 8 to 15 digits long with its country code.")
     return valid[0]
 
 
-def _refuse(reason: str) -> NoReturn:
-    raise InvalidPhoneNumberError(f"{reason} Nothing was sent.")
+def _refuse(reason: str, remedy: str = "Correct it where it comes from.") -> NoReturn:
+    raise InvalidPhoneNumberError(f"{reason} Nothing was sent.\n{remedy}")

@@ -1,19 +1,29 @@
-"""What logs and errors may show of phone numbers, keys and texts from outside."""
+"""What logs and errors may show of phone numbers, keys and text from outside."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
 import urllib.parse
+from functools import wraps
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # Seven digits or more, however they are separated: what a phone number looks like inside a sentence.
-_PHONE_NUMBER_IN_TEXT = re.compile(r"\+?\d(?:[\W_]{0,3}\d){6,}")
-_USER_IN_ADDRESS = re.compile(r"//[^/\s]+@")
-_LONGEST_QUOTE = 200
+_PHONE_NUMBER = re.compile(r"\+?\d(?:[\W_]{0,3}\d){6,}")
+_PORT = re.compile(r":\d{1,5}$")
+_CREDENTIALS = re.compile(r"//[^/\s]+@")
+_LONGEST = 200
+_LONGEST_READ = 10_000
 
 
 def mask_phone_number(phone_number: str) -> str:
-    """Shorten a phone number to what logs and errors may show: its last four digits.
+    """Return the part of a phone number that logs and errors may show: its last four digits.
 
     :param phone_number: A number in any form.
     :return: ``…`` and the last four digits.
@@ -21,8 +31,8 @@ def mask_phone_number(phone_number: str) -> str:
     return "…" + "".join(char for char in phone_number if char.isdigit())[-4:]
 
 
-def as_text(value: object) -> str:
-    """Write anything as text.
+def safe_str(value: object) -> str:
+    """Return anything as text.
 
     :param value: Anything.
     :return: The text; none for a whole number of thousands of digits, which Python refuses to write.
@@ -33,45 +43,67 @@ def as_text(value: object) -> str:
         return ""
 
 
-def quote(text: object) -> str:
-    """Make text from outside fit for a log line: one line, short, phone numbers masked.
+def redact(value: object, secret: str = "") -> str:
+    """Make text from outside fit for a log line: one line, short, without phone numbers and credentials.
 
-    :param text: Anything that was typed by a person or sent by a server.
-    :return: Printable text of at most 200 characters.
+    :param value: Anything that a person typed or a server sent.
+    :param secret: The API key, which the text may carry as it is or percent-encoded.
+    :return: Printable text of at most 200 characters; asterisks in the place of the key, and of user and password in an
+        address; the last four digits of each phone number.
     """
-    line = " ".join("".join(char if char.isprintable() else " " for char in as_text(text)).split())
-    line = _PHONE_NUMBER_IN_TEXT.sub(lambda match: _mask_unless_address(match.group()), line)
-    return line if len(line) <= _LONGEST_QUOTE else line[: _LONGEST_QUOTE - 1] + "…"
+    text = safe_str(value)
+    for form in {secret, urllib.parse.quote(secret, safe="")} - {""}:
+        text = text.replace(form, "***")
+    if len(text) > _LONGEST_READ:  # without the start of a number whose end is cut off
+        text = text[: next((end for end in range(_LONGEST_READ, 0, -1) if text[end - 1].isalpha()), 0)]
+    text = _CREDENTIALS.sub("//***@", text)
+    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    line = _PHONE_NUMBER.sub(lambda match: _mask_unless_address(match.group()), line)
+    return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
 
 
 def _mask_unless_address(text: str) -> str:
-    host, _, _ = text.rpartition(":")
-    return text if ip_address(text) or ip_address(host) else mask_phone_number(text)
-
-
-def hide(text: str, api_key: str) -> str:
-    """Take the API key, and a user and password in an address, out of a text that came from outside.
-
-    :param text: The text.
-    :param api_key: The key, which the text may carry as it is or percent-encoded.
-    :return: The text with asterisks in their place.
-    """
-    text = _USER_IN_ADDRESS.sub("//***@", text)
-    for form in {api_key, urllib.parse.quote(api_key, safe="")} - {""}:
-        text = text.replace(form, "***")
-    return text
+    """Keep an IPv4 address, with or without its port. An IPv6 address could be a phone number in disguise."""
+    address = ip_address(_PORT.sub("", text)) or ""
+    return text if "." in address else mask_phone_number(text)
 
 
 def ip_address(value: object) -> str | None:
     """Tell an IP address from other text.
 
     :param value: What may be one.
-    :return: The address in its usual form, or None.
+    :return: The address as the standard library writes it, without a scope id, which may hold any text; else None.
     """
     try:
-        return str(ipaddress.ip_address(str(value)))
+        address = ipaddress.ip_address(str(value))
     except ValueError:
         return None
+    return str(type(address)(int(address)))
 
 
-redact, safe_str = quote, as_text
+def without_frames(kind: type[Exception]) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Make a decorator that cuts the traceback of the errors of a kind that a function raises.
+
+    The frames behind them hold the key and whole phone numbers, and tools such as Sentry show every frame's variables.
+
+    :param kind: The errors, whose texts say everything.
+    :return: The decorator.
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            try:
+                return function(*args, **kwargs)
+            except kind as error:
+                failure = error.with_traceback(None)
+            failure.__context__ = None
+            del args, kwargs
+            raise failure from None
+
+        return call
+
+    return decorate
+
+
+quote, as_text = redact, safe_str

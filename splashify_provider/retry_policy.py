@@ -1,4 +1,4 @@
-"""Airflow 3.3 and later: what Splashify says about waiting becomes the task's retry delay."""
+"""Airflow 3.3 and later: the wait that Splashify asks for becomes the task's retry delay."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from splashify_provider.exceptions import RateLimitError, SplashifyError
+from splashify_provider.rate_limit import LONGEST_RETRY_AFTER, WINDOW
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+_SECONDS_FOR_ONE = 5.0
+_SECONDS_FOR_MAPPED = WINDOW  # so many tasks come back as evenly as they may send
+_GOLDEN_RATIO = 0.6180339887498949
 
 try:
     from airflow.sdk import RetryDecision, RetryPolicy
@@ -18,7 +23,7 @@ except ImportError:  # Airflow before 3.3
 else:
 
     class SplashifyRetryPolicy(RetryPolicy):
-        """Wait as long as Splashify asks, apart from the others; fail at once what waiting can't heal.
+        """Wait as long as Splashify asks, each task a little differently; permanent errors fail at once.
 
         The default of this package's operators, and of use on any task that calls the hook. Everything but
         this package's errors is left to Airflow.
@@ -48,20 +53,14 @@ else:
             if not delay:  # by Airflow's own delay mapped tasks would come back together, to be limited (again)
                 least = WINDOW if isinstance(exception, RateLimitError) else 0.0
                 delay = max(own_delay(getattr(ti, "task", None), try_number), least)
-            delay = min(delay, LONGEST_DELAY) + stagger(ti, try_number)
+            delay = min(delay, LONGEST_RETRY_AFTER) + spread(ti, try_number)
             return RetryDecision.retry(delay=timedelta(seconds=delay), reason=str(exception))
 
     DEFAULT_RETRY_POLICY = SplashifyRetryPolicy()
 
-WINDOW = 60.0  # the vendor counts requests per minute
-LONGEST_DELAY = 86_400.0
-_SECONDS_FOR_ONE = 5.0
-_SECONDS_FOR_MAPPED = WINDOW  # so many tasks come back as evenly as they may send
-_GOLDEN_RATIO = 0.6180339887498949
-
 
 def own_delay(task: Any, try_number: int) -> float:
-    """Give the delay that a task's own settings ask for, growing with the tries if they say so.
+    """Return the delay that a task's own settings ask for, growing with the tries if they say so.
 
     :param task: The operator, or None.
     :param try_number: Which try it was, from 1.
@@ -71,21 +70,22 @@ def own_delay(task: Any, try_number: int) -> float:
     growth = float(getattr(task, "retry_exponential_backoff", 0) or 1)
     if growth <= 1:
         return delay
-    most = (getattr(task, "max_retry_delay", None) or timedelta(seconds=LONGEST_DELAY)).total_seconds()
+    longest = (getattr(task, "max_retry_delay", None) or timedelta(seconds=LONGEST_RETRY_AFTER)).total_seconds()
     try:
-        return min(delay * growth ** (try_number - 1), most)
+        return min(delay * growth ** (try_number - 1), longest)
     except OverflowError:
-        return most
+        return longest
 
 
-def stagger(ti: Any, try_number: int) -> float:
-    """Set tasks that were limited together apart, as Airflow's own jitter does not: it ignores the map index.
+def spread(ti: Any, try_number: int) -> float:
+    """Return how much longer this task waits, so that mapped tasks that failed together come back evenly spread.
 
-    Multiples of the golden ratio, modulo 1, lie evenly for however many mapped tasks there are.
+    Airflow's own jitter ignores the map index. Multiples of the golden ratio, modulo 1, are evenly spread for any
+    number of tasks.
 
     :param ti: The task instance, or None.
     :param try_number: Which try it was, from 1.
-    :return: Seconds to wait longer.
+    :return: Seconds.
     """
     map_index = getattr(ti, "map_index", None)
     index = map_index if isinstance(map_index, int) and map_index >= 0 else None

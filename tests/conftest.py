@@ -9,11 +9,14 @@ import subprocess
 import tempfile
 import threading
 import time
+import traceback
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
 
 # Before anything imports Airflow.
 os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="splashify-tests-")
@@ -56,14 +59,15 @@ def connect(monkeypatch):
 @pytest.fixture(autouse=True)
 def _fresh_budgets(monkeypatch):
     """What one test has sent is not held against the next."""
-    monkeypatch.setattr(rate_limit, "_pacers", {})
+    monkeypatch.setattr(rate_limit, "_limiters", {})
 
 
 @pytest.fixture
 def sleeps(monkeypatch):
     """The seconds a hook has slept, without having slept them: pacing believes that they have passed."""
     slept: list[float] = []
-    monkeypatch.setattr(rate_limit, "monotonic", lambda: time.monotonic() + sum(slept))
+    limiter = partial(rate_limit.RateLimiter, clock=lambda: time.monotonic() + sum(slept))
+    monkeypatch.setattr(rate_limit, "RateLimiter", limiter)
     return slept
 
 
@@ -86,6 +90,18 @@ def rows(*indexes, agent=ADA):
 def counts(outcomes):
     """Count the outcomes of a batch."""
     return Counter(outcome.outcome for outcome in outcomes)
+
+
+def shown_in_frames(error, *needles):
+    """Give those of the key and the number of the tests that tools such as Sentry would show of an error."""
+    shown, errors = "", [error]
+    while errors:
+        error = errors.pop()
+        errors += [each for each in (error.__cause__, error.__context__) if each]
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if "/tests/" not in frame.f_code.co_filename:  # what a test holds is its own
+                shown += "".join(repr(value) for value in frame.f_locals.values())
+    return [needle for needle in needles or (DEFAULT_KEY, PHONE) if needle in shown]
 
 
 def requests_to(sandbox):
@@ -196,9 +212,10 @@ def airflow_cli(home, dags, **connections):
 class RawServer:
     """Answers every connection's requests with the same bytes, and keeps what it was sent."""
 
-    def __init__(self, answer: bytes, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, answer: bytes | Callable[[socket.socket], object], tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[bytes] = []
         self._answer, self._tls = answer, tls
+        self._keeps_alive = callable(answer)
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -216,17 +233,25 @@ class RawServer:
             if self._tls:
                 connection = self._tls.wrap_socket(connection, server_side=True)
             with connection, connection.makefile("rb") as stream:
-                head = b""
-                while line := stream.readline():
-                    head += line
-                    if line == b"\r\n":
-                        break
-                lengths = [line for line in head.lower().splitlines() if line.startswith(b"content-length:")]
-                body = stream.read(int(lengths[0].split(b":")[1])) if lengths else b""
-                self.requests.append(head + body)
-                connection.sendall(self._answer)
+                while request := self._request(stream):
+                    self.requests.append(request)
+                    if callable(self._answer):
+                        self._answer(connection)
+                    else:
+                        connection.sendall(self._answer)
+                    if not self._keeps_alive:
+                        return
         except OSError:
             pass  # the client gave up, which is what some tests are about
+
+    def _request(self, stream) -> bytes:
+        head = b""
+        while line := stream.readline():
+            head += line
+            if line == b"\r\n":
+                break
+        lengths = [line for line in head.lower().splitlines() if line.startswith(b"content-length:")]
+        return head + (stream.read(int(lengths[0].split(b":")[1])) if lengths else b"")
 
     def close(self) -> None:
         self._socket.close()
@@ -247,7 +272,7 @@ def raw_server():
     """Start servers that answer with given bytes."""
     started = []
 
-    def start(answer: bytes = SUCCESS, tls: ssl.SSLContext | None = None) -> RawServer:
+    def start(answer=SUCCESS, tls=None):
         started.append(RawServer(answer, tls))
         return started[-1]
 

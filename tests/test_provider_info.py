@@ -137,7 +137,7 @@ def test_parsing_a_dag_loads_no_http_and_no_phone_library():
     after = modules_after("import splashify_provider.operators.splashify")
     added = {name.split(".")[0] for name in after - before}
     assert "splashify_provider" in added
-    assert not added & {"requests", "urllib3", "phonenumbers", "aiohttp", "tenacity", "pyrate_limiter", "redis"}
+    assert not added & {"requests", "urllib3", "phonenumbers", "aiohttp", "tenacity", "redis"}
     if AIRFLOW_VERSION >= Version("3.2"):  # older ones load some of them by themselves
         assert not after & {"requests", "phonenumbers", "aiohttp"}
 
@@ -155,29 +155,14 @@ def test_the_package_root_is_a_version():
 # Lower may not import upper; what a module may import of this package.
 LAYERS = {
     "redaction": set(),
-    "exceptions": {"redaction"},
+    "exceptions": {"rate_limit", "redaction"},
     "get_provider_info": set(),
     "phone_numbers": {"exceptions", "redaction"},
     "agent_email": {"exceptions", "redaction"},
-    "rate_limit": {"exceptions", "redaction"},
-    "hooks.settings": {"exceptions", "get_provider_info", "rate_limit", "redaction"},
-    "hooks.session": {"", "exceptions", "redaction", "hooks.settings"},
-    "hooks.splashify": {
-        "agent_email",
-        "exceptions",
-        "get_provider_info",
-        "phone_numbers",
-        "rate_limit",
-        "redaction",
-        "bulk",
-        "bulk.assignment",
-        "bulk.decisions",
-        "client",
-        "hooks.session",
-        "hooks.settings",
-    },
-    "retry_policy": {"exceptions"},
-    "client": {"exceptions", "rate_limit"},
+    "rate_limit": {"redaction"},
+    "bounded_http": set(),
+    "client": {"", "bounded_http", "exceptions", "phone_numbers", "rate_limit", "redaction"},
+    "connection": {"client", "exceptions", "get_provider_info", "rate_limit", "redaction"},
     "bulk.assignment": {"agent_email", "client", "exceptions", "redaction"},
     "bulk.decisions": {"bulk.assignment", "client", "exceptions", "rate_limit"},
     "bulk.sender": {"bulk.assignment", "bulk.decisions", "client", "exceptions", "rate_limit"},
@@ -193,7 +178,19 @@ LAYERS = {
     },
     "bulk.checkpoint": {"bulk.assignment", "exceptions", "redaction"},
     "bulk.report": {"bulk.assignment", "bulk.preflight", "bulk.sources", "exceptions", "redaction"},
-    "operators.base": {"exceptions", "retry_policy", "hooks.splashify"},
+    "hooks.splashify": {
+        "agent_email",
+        "bulk.assignment",
+        "bulk.sender",
+        "client",
+        "connection",
+        "exceptions",
+        "get_provider_info",
+        "rate_limit",
+        "redaction",
+    },
+    "retry_policy": {"exceptions", "rate_limit"},
+    "operators.base": {"exceptions", "redaction", "retry_policy", "hooks.splashify"},
     "operators.bulk": {
         "exceptions",
         "redaction",
@@ -210,8 +207,10 @@ LAYERS = {
     },
     "operators.splashify": {
         "agent_email",
+        "client",
         "exceptions",
         "redaction",
+        "retry_policy",
         "hooks.splashify",
         "operators.base",
         "operators.bulk",
@@ -232,7 +231,7 @@ LAYERS = {
         "routing.rows",
         "routing.shifts",
     },
-    "sandbox.workspace": set(),
+    "sandbox.workspace": {"rate_limit"},
     "sandbox.server": {"sandbox.workspace"},
     "sandbox.__main__": {"sandbox.server", "sandbox.workspace"},
 }

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import itertools
-import signal
+import logging
+import random
 import threading
-import time
 from collections import Counter
 
 import pytest
@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from splashify_provider import rate_limit
 from splashify_provider.client import is_worth_another_try
 from splashify_provider.exceptions import RateLimitError
-from splashify_provider.rate_limit import Budget, Pacer, pacer_for
+from splashify_provider.rate_limit import (
+    LONGEST_WAIT,
+    VENDOR_LIMIT,
+    WINDOW,
+    Budget,
+    RateLimiter,
+    SlidingWindow,
+    limiter_for,
+)
 
 
 class Clock:
@@ -29,18 +37,71 @@ class Clock:
         self.now += seconds
 
 
+@pytest.fixture
+def clock():
+    return Clock()
+
+
 def most_in_any(window, times):
     """Count as Splashify does: the most requests in any period of this length."""
     return max(sum(start <= at < start + window for at in times) for start in times)
 
 
-def send(pacer, clock, count, gaps=()):
+def acquire(limiter, clock):
+    """Wait until a request may be sent. Return when that is."""
+    while wait := limiter.try_acquire():
+        clock.sleep(wait)
+    return clock.now
+
+
+def send(limiter, clock, count, gaps=()):
     times = []
     for number in range(count):
         clock.sleep(gaps[number] if number < len(gaps) else 0)
-        pacer.acquire(clock.sleep)
-        times.append(clock.now)
+        times.append(acquire(limiter, clock))
     return times
+
+
+class TestSlidingWindow:
+    def test_requests_fit_again_when_earlier_ones_are_a_period_old(self):
+        window = SlidingWindow((2, 60.0))
+        window.add(0.0)
+        assert window.wait(10.0) == 0
+        window.add(10.0)
+        assert window.wait(30.0) == 30
+        assert window.wait(59.9) == pytest.approx(0.1)
+        assert window.wait(60.0) == 0
+        window.add(60.0)
+        assert window.wait(60.0) == 10
+
+    def test_the_longest_wait_of_several_periods_holds(self):
+        window = SlidingWindow((3, 60.0), (1, 10.0))
+        for at in (0.0, 10.0, 20.0):
+            assert window.wait(at) == 0
+            window.add(at)
+            assert window.wait(at) == (10 if at < 20 else 40)
+        assert window.wait(59.0) == 1
+
+    def test_what_is_taken_back_was_never_there(self):
+        window = SlidingWindow((1, 60.0))
+        window.add(0.0)
+        window.take_back(0.0)
+        assert window.wait(0.0) == 0
+        window.add(1.0)
+        assert window.used(61.0) == 0
+        window.take_back(1.0)  # it is out of the period already
+
+    def test_only_a_period_is_kept(self):
+        window = SlidingWindow((5, 60.0))
+        for at in range(0, 10_000, 20):
+            assert window.wait(at) == 0
+            window.add(at)
+            assert window.used(at) <= 3
+
+
+class TestBudget:
+    def test_its_repr_has_no_address(self):
+        assert "pa55word" not in repr(Budget("x", 1, 1, "redis://:pa55word@redis/0"))
 
 
 class TestInMemory:
@@ -53,131 +114,134 @@ class TestInMemory:
     def test_no_window_holds_more_than_the_budget_and_no_instant_more_than_the_burst(self, per_minute, burst, gaps):
         burst = min(burst, per_minute)
         clock = Clock()
-        times = send(Pacer(Budget("x", per_minute, burst), clock), clock, 60, gaps)
+        times = send(RateLimiter(Budget("x", per_minute, burst), clock), clock, 60, gaps)
         assert most_in_any(60.0, times) <= per_minute
         assert most_in_any(60.0 * burst / per_minute, times) <= burst
 
-    def test_a_whole_burst_goes_at_once_and_the_rest_as_early_as_the_window_lets_it(self):
-        clock = Clock()
-        times = send(Pacer(Budget("x", 100, 100), clock), clock, 250)
+    @pytest.mark.parametrize("burst", [VENDOR_LIMIT, 10, 1])
+    def test_splashify_refuses_nothing_though_each_request_takes_up_to_a_second_to_arrive(self, clock, burst):
+        limiter, latency = RateLimiter(Budget("x", VENDOR_LIMIT, burst), clock), random.Random(burst)
+        splashify = SlidingWindow((VENDOR_LIMIT, WINDOW))
+        for at in sorted(at + latency.uniform(0, 1) for at in send(limiter, clock, 400)):
+            assert splashify.wait(at) == 0
+            splashify.add(at)
+
+    def test_a_whole_burst_goes_at_once_and_the_rest_as_early_as_the_window_lets_it(self, clock):
+        times = send(RateLimiter(Budget("x", 100, 100), clock), clock, 250)
         assert Counter(round(at - 1000) for at in times) == {0: 100, 61: 100, 122: 50}
 
-    def test_a_burst_of_one_is_an_even_pace(self):
-        clock = Clock()
-        times = send(Pacer(Budget("x", 60, 1), clock), clock, 61)
+    def test_a_burst_of_one_is_an_even_pace(self, clock):
+        times = send(RateLimiter(Budget("x", 60, 1), clock), clock, 61)
         assert {round(later - at, 2) for at, later in itertools.pairwise(times)} == {1.02}
 
     @pytest.mark.parametrize(("per_minute", "burst"), [(100_000, 1), (61_001, 1), (100_000, 99_999), (1, 1)])
-    def test_the_widest_budgets_that_a_connection_may_have_work(self, per_minute, burst):
-        clock = Clock()
-        times = send(Pacer(Budget("x", per_minute, burst), clock), clock, 3)
+    def test_the_widest_budgets_that_a_connection_may_have_work(self, clock, per_minute, burst):
+        times = send(RateLimiter(Budget("x", per_minute, burst), clock), clock, 3)
         assert times[-1] - times[0] == pytest.approx(0 if per_minute > 1 else 122, abs=0.01)
 
-    def test_a_request_that_arrives_late_does_not_make_the_next_ones_too_early(self):
-        # The first is counted by Splashify 0.9 s after it left; 60 s after that there is room again.
-        clock = Clock()
-        times = send(Pacer(Budget("x", 1, 1), clock), clock, 2)
-        assert times[1] - (times[0] + 0.9) >= 60
-
-    def test_what_was_sent_is_forgotten_after_its_window(self):
-        clock = Clock()
-        pacer = Pacer(Budget("x", 5, 5), clock)
-        send(pacer, clock, 200)
-        assert pacer._sent.count() <= 11
-
-    def test_one_process_has_one_door_for_a_budget(self):
-        assert pacer_for(Budget("x", 5, 5)) is pacer_for(Budget("x", 5, 5))
-        assert pacer_for(Budget("x", 5, 5)) is not pacer_for(Budget("y", 5, 5))
-
-    def test_who_asks_for_more_on_the_same_key_gets_what_the_most_modest_asked_for(self, monkeypatch):
-        clock = Clock()
-        monkeypatch.setattr(rate_limit, "monotonic", clock)
-        wide = pacer_for(Budget("x", 100, 100))
-        assert [wide.try_acquire() for _ in range(8)] == [0] * 8
-        modest = pacer_for(Budget("x", 10, 10))
-        assert [modest.try_acquire() for _ in range(2)] == [0] * 2
-        assert wide.try_acquire() > 60
-        assert [pacer_for(Budget("y", 100, burst)).try_acquire() for burst in (100, 1)] == [0, 0.611]
-
-    def test_who_counts_in_a_shared_storage_takes_all_on_that_key_there(self, redis_server):
-        alone = pacer_for(Budget("x", 5, 5))
-        assert alone.try_acquire() == 0
-        pacer_for(Budget("x", 5, 5, redis_server.url))
-        assert [alone.try_acquire() for _ in range(4)] == [0] * 4
-        assert Pacer(Budget("x", 5, 5, redis_server.url)).try_acquire() == 0  # it was told of those four, not of all
-        assert Pacer(Budget("x", 5, 5, redis_server.url)).try_acquire() > 50
-
-    def test_threads_share_it(self, monkeypatch):
-        monkeypatch.setattr(rate_limit, "WINDOW", 0.6)
-        pacer, times = Pacer(Budget("x", 10, 10)), []
+    def test_threads_share_it(self, clock):
+        limiter, granted = RateLimiter(Budget("x", 10, 10), clock), []
 
         def work():
-            for _ in range(4):
-                pacer.acquire()
-                times.append(time.monotonic())
+            granted.extend(limiter.try_acquire() == 0 for _ in range(500))
 
-        threads = [threading.Thread(target=work) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(times) == 32
-        assert most_in_any(0.6, times) <= 10
-        assert max(times) - min(times) < 3 * 0.61 + 0.5
+        for _ in range(2):  # two windows
+            threads = [threading.Thread(target=work) for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            clock.sleep(61)
+        assert Counter(granted) == {True: 20, False: 7980}
 
-    def test_a_signal_ends_the_wait(self):
-        class Told(BaseException):
-            pass
+    def test_the_wait_and_the_time_for_more_are_known(self, clock):
+        limiter = RateLimiter(Budget("x", 90, 30), clock)
+        assert limiter.wait == 0
+        assert limiter.seconds_for(30) == 0
+        assert limiter.seconds_for(31) == 20
+        send(limiter, clock, 30)
+        assert limiter.try_acquire() == limiter.wait == pytest.approx(20.33, abs=0.01)
+        assert limiter.seconds_for(61) == pytest.approx(60.33, abs=0.01)
+        clock.sleep(60)
+        assert limiter.wait == 0
 
-        def told(*_):
-            raise Told
 
-        pacer = Pacer(Budget("x", 1, 1))
-        pacer.acquire()
-        previous = signal.signal(signal.SIGALRM, told)
-        signal.setitimer(signal.ITIMER_REAL, 0.1)
-        started = time.monotonic()
-        try:
-            with pytest.raises(Told):
-                pacer.acquire()
-        finally:
-            signal.signal(signal.SIGALRM, previous)
-        assert time.monotonic() - started < 5
-        assert pacer.try_acquire() > 50  # the lock is free, and nothing was counted
+class TestOneKey:
+    def test_one_process_has_one_limiter_for_a_key(self):
+        assert limiter_for(Budget("x", 5, 5)) is limiter_for(Budget("x", 5, 5))
+        assert limiter_for(Budget("x", 5, 5)) is not limiter_for(Budget("y", 5, 5))
+
+    def test_the_lowest_limit_holds_for_all_who_share_a_key(self, clock, monkeypatch):
+        monkeypatch.setattr(rate_limit, "RateLimiter", lambda budget: RateLimiter(budget, clock))
+        wide = limiter_for(Budget("x", 100, 100))
+        assert [wide.try_acquire() for _ in range(8)] == [0] * 8
+        modest = limiter_for(Budget("x", 10, 10))
+        assert [modest.try_acquire() for _ in range(2)] == [0] * 2
+        assert wide.try_acquire() > 60
+        assert wide.requests_per_minute == 10
+        waits = [limiter_for(Budget("y", 100, burst)).try_acquire() for burst in (100, 1)]
+        assert waits == [0, pytest.approx(0.61)]
+
+    def test_a_burst_that_becomes_longer_counts_what_was_sent_before(self, clock):
+        limiter = RateLimiter(Budget("x", 60, 2), clock)
+        send(limiter, clock, 2)
+        clock.sleep(3)  # the burst's share of the minute is over
+        limiter.tighten(Budget("x", 6, 6))  # now it is 20.3 s
+        assert limiter.try_acquire() == pytest.approx(17.33, abs=0.01)
 
 
 class TestPause:
-    def test_nobody_sends_until_it_is_over(self, caplog):
-        clock = Clock()
-        pacer = Pacer(Budget("x", 100, 100), clock)
-        pacer.acquire(clock.sleep)
-        pacer.pause(20)
-        pacer.pause(5)  # an earlier end doesn't shorten it
-        assert 20 <= send(pacer, clock, 1)[0] - 1000 <= 21
+    def test_nobody_sends_until_it_is_over(self, clock, caplog):
+        limiter = RateLimiter(Budget("x", 100, 100), clock)
+        assert limiter.try_acquire() == 0
+        assert not limiter.is_contended
+        limiter.pause(20)
+        limiter.pause(5)  # an earlier end doesn't shorten it
+        assert limiter.is_contended
+        assert 20 <= acquire(limiter, clock) - 1000 <= 20.5
         assert caplog.text.count("rate limit is reached although requests are paced") == 1
+        clock.sleep(WINDOW - 1)
+        assert limiter.is_contended
+        clock.sleep(1)
+        assert not limiter.is_contended
 
-    @pytest.mark.parametrize("seconds", [61, 90])
-    def test_an_ordinary_minute_is_waited_for_also_where_clocks_differ(self, seconds):
+    def test_processes_that_count_for_themselves_come_back_apart(self, clock):
+        limiters = [RateLimiter(Budget("x", 100, 100), clock) for _ in range(20)]
+        for limiter in limiters:
+            limiter.pause(20)
+        assert len({limiter.try_acquire() for limiter in limiters}) == 20
+
+    @pytest.mark.parametrize("seconds", [61, 89.9, LONGEST_WAIT])
+    def test_a_wait_that_is_worth_waiting_for_does_not_become_too_long(self, clock, seconds):
+        error = RateLimitError(429, "x", seconds)
+        assert is_worth_another_try(error)
         for _ in range(20):
-            clock = Clock()
-            pacer = Pacer(Budget("x", 100, 100), clock)
-            error = RateLimitError(429, "x", seconds)
-            assert is_worth_another_try(error)
-            pacer.pause(error.retry_after)
-            assert seconds <= send(pacer, clock, 1)[0] - 1000 <= seconds + 0.5
+            limiter = RateLimiter(Budget("x", 100, 100), clock)
+            limiter.pause(error.retry_after)
+            assert seconds <= limiter.try_acquire() <= min(seconds + 0.5, LONGEST_WAIT)
 
-    def test_a_wait_that_is_too_long_to_hold_a_worker_is_handed_to_airflow(self):
-        clock = Clock()
-        pacer = Pacer(Budget("x", 100, 100), clock)
-        pacer.pause(600)
-        with pytest.raises(RateLimitError, match="another 600 s, so no more is sent") as raised:
-            pacer.acquire(clock.sleep)
-        assert raised.value.retry_after == pytest.approx(600, abs=1)
-        assert clock.now == 1000
-
-    def test_an_absurd_wait_ends_after_an_hour(self):
-        clock = Clock()
-        pacer = Pacer(Budget("x", 100, 100), clock)
-        pacer.pause(1e12)
+    def test_an_absurd_wait_ends_after_an_hour(self, clock):
+        limiter = RateLimiter(Budget("x", 100, 100), clock)
+        limiter.pause(1e12)
+        assert limiter.try_acquire() == pytest.approx(3600, abs=1)
         clock.sleep(3601)
-        assert pacer.try_acquire() == 0
+        assert limiter.try_acquire() == 0
+
+
+class TestWithoutRedis:
+    @pytest.mark.parametrize("option", ["retry=3", "encoding=nope", "credential_provider=x", "max_connections=abc"])
+    def test_options_of_its_address_that_make_no_sense_fall_back_to_local_counting(self, clock, option, caplog):
+        limiter = RateLimiter(Budget("x", 5, 5, f"redis://:pa55word@127.0.0.1:1/0?{option}"), clock)
+        assert [limiter.try_acquire() for _ in range(5)] == [0] * 5
+        assert limiter.try_acquire() > 60
+        assert caplog.text.count("The rate limit storage at 127.0.0.1 can't be used") == 1
+        assert "pa55word" not in caplog.text
+
+    def test_it_is_asked_again_after_half_a_minute_and_warned_of_once(self, clock, caplog, monkeypatch):
+        caplog.set_level(logging.INFO)
+        asked = []
+        monkeypatch.setattr(rate_limit._Store, "_connect", lambda _: asked.append(clock.now) or 1 / 0)
+        limiter = RateLimiter(Budget("x", 90, 1, "redis://127.0.0.1/0"), clock)
+        send(limiter, clock, 91)
+        assert {round(later - at) for at, later in itertools.pairwise(asked)} == {30, 31}
+        assert len(caplog.records) == 1

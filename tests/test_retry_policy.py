@@ -20,7 +20,7 @@ from splashify_provider.operators.splashify import (
     SplashifyBulkAssignOperator,
     SplashifyReleaseOperator,
 )
-from splashify_provider.retry_policy import DEFAULT_RETRY_POLICY, stagger
+from splashify_provider.retry_policy import DEFAULT_RETRY_POLICY, spread
 
 needs_policies = pytest.mark.skipif(DEFAULT_RETRY_POLICY is None, reason="Airflow has retry policies since 3.3")
 OPERATORS = {
@@ -99,7 +99,7 @@ class TestDecisions:
         delay = evaluate(RateLimitError(429, "x"), ti, try_number).retry_delay
         assert timedelta(seconds=least) <= delay < timedelta(seconds=least + 5)
 
-    def test_what_waiting_cannot_heal_fails_at_once(self):
+    def test_a_permanent_error_fails_at_once(self):
         decision = evaluate(AgentNotFoundError(400, "Agent not found: add them."))
         assert decision.action.name == "FAIL"
         assert decision.reason == "Agent not found: add them."
@@ -112,19 +112,19 @@ class TestDecisions:
         assert type(pickle.loads(pickle.dumps(DEFAULT_RETRY_POLICY))) is type(DEFAULT_RETRY_POLICY)
 
 
-class TestStagger:
+class TestSpread:
     @pytest.mark.parametrize("size", [2, 7, 60, 200])
     def test_mapped_tasks_that_were_limited_together_come_back_spread_over_a_window(self, size):
-        delays = sorted(stagger(instance(index), 1) for index in range(size))
+        delays = sorted(spread(instance(index), 1) for index in range(size))
         assert 0 <= delays[0]
         assert delays[-1] < 60
         fullest = max(sum(start <= delay < start + 6 for delay in delays) for start in delays)
         assert fullest <= max(1, round(size * 0.1) + 2)  # a tenth of the window holds about a tenth of them
 
     def test_a_single_task_comes_back_within_seconds_and_not_with_another_run(self):
-        assert 0 <= stagger(instance(), 1) < 5
-        assert stagger(instance(run_id="r"), 1) != stagger(instance(run_id="s"), 1)
-        assert stagger(instance(), 1) != stagger(instance(), 2)
+        assert 0 <= spread(instance(), 1) < 5
+        assert spread(instance(run_id="r"), 1) != spread(instance(run_id="s"), 1)
+        assert spread(instance(), 1) != spread(instance(), 2)
 
 
 class TestDefault:

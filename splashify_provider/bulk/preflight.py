@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from airflow.providers.common.compat.sdk import AirflowException
+
 from splashify_provider.bulk.assignment import Assignment, AssignmentOutcome, check_row, plural
-from splashify_provider.exceptions import SplashifyConfigurationError
-from splashify_provider.redaction import mask_phone_number
+from splashify_provider.exceptions import SplashifyConfigurationError, SplashifyError
+from splashify_provider.redaction import mask_phone_number, without_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -33,7 +35,7 @@ class CheckedRows:
     """
 
     total: int = 0
-    assignments: dict[str, Assignment] = field(default_factory=dict)
+    assignments: dict[str, Assignment] = field(default_factory=dict, repr=False)
     duplicates: list[tuple[Assignment, Assignment]] = field(default_factory=list)
     invalid: list[AssignmentOutcome] = field(default_factory=list)
     conflicts: int = 0
@@ -68,6 +70,8 @@ class CheckedRows:
         )
 
 
+@without_frames(AirflowException)  # by which a task that is told to stop ends
+@without_frames(SplashifyError)
 def check_rows(client: SplashifyClient, rows: Iterable[Any], on_tick: Callable[[], object]) -> CheckedRows:
     """Read and check all rows.
 

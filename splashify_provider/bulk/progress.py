@@ -127,10 +127,10 @@ class Progress:
             for line in text[1:]:
                 self._log.warning("%s", line)
 
-    def error(self, what_next: str) -> SplashifyError | None:
+    def error(self, next_try: str) -> SplashifyError | None:
         """Return the error that stands for all that is not done, transient if a retry may help.
 
-        :param what_next: What a retry sends, in a sentence.
+        :param next_try: What the next try does, as in "sends everything again.".
         :return: None if everything is done.
         """
         order = ("failed", "rejected", *self._errors)
@@ -148,8 +148,9 @@ class Progress:
             reason += f". The last: {error.reason}"
         else:  # whose reason names one row or agent of many
             reason += "."
-        remedies = dict.fromkeys([error.remedy, *(other.remedy for other in self._errors.values()), what_next])
-        return reworded(error, reason, " ".join(filter(None, remedies)))
+        remedies = dict.fromkeys([error.remedy, *(other.remedy for other in self._errors.values())])
+        again = "A retry, or clearing this task," if error.retryable else "Then clear this task: it"
+        return reworded(error, reason, " ".join(filter(None, [*remedies, f"{again} {next_try}"])))
 
     def _in_words(self, outcome: Outcome) -> str:
         """Count what came to an outcome, for each agent where Splashify refuses agents."""

@@ -11,8 +11,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal, cast
 
-from airflow.providers.common.compat.sdk import AirflowNotFoundException
-
 from splashify_provider.bulk.sources import is_local, refuse_special_file
 from splashify_provider.exceptions import SplashifyConfigurationError
 from splashify_provider.redaction import mask_phone_number, redact
@@ -129,11 +127,6 @@ class Report:
     def _must_be_usable(self, path: str) -> Iterator[None]:
         try:
             yield
-        except AirflowNotFoundException as error:
-            raise SplashifyConfigurationError(
-                f"{error}, which the report {path} needs. Nothing was sent.\nCreate that connection, then clear "
-                "this task."
-            ) from None
         except (OSError, ValueError) as error:
             if not self._is_local and isinstance(error, OSError):  # perhaps a transient one
                 raise

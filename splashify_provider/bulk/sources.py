@@ -10,8 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, TypeGuard
 
-from airflow.providers.common.compat.sdk import AirflowNotFoundException
-
 from splashify_provider.exceptions import SplashifyConfigurationError
 from splashify_provider.redaction import redact
 
@@ -131,11 +129,6 @@ def _rows_of_file(path: str | os.PathLike[str]) -> Iterator[Any]:
             first = next((line for line in lines if line.strip()), "")
             lines = itertools.chain([first], lines)
             yield from _json_lines(lines) if first.lstrip().startswith("{") else _csv_rows(lines, first)
-    except AirflowNotFoundException as error:
-        raise SplashifyConfigurationError(
-            f"{error}, which the file of assignments {redact(path)} needs.\nCreate that connection, then clear this "
-            "task."
-        ) from None
     except (FileNotFoundError, IsADirectoryError, PermissionError, ValueError, csv.Error) as error:
         what = {
             FileNotFoundError: "does not exist",

@@ -1,11 +1,11 @@
-"""What the operators share."""
+"""What the operators share: when to run at all, and what a failure means to Airflow."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
@@ -14,7 +14,16 @@ from airflow.providers.common.compat.sdk import (
     BaseOperator,
 )
 
-from splashify_provider.exceptions import SplashifyConfigurationError, SplashifyError
+from splashify_provider.exceptions import (
+    AgentInactiveError,
+    AgentNotFoundError,
+    ConversationNotFoundError,
+    InvalidAgentEmailError,
+    InvalidPhoneNumberError,
+    SplashifyConfigurationError,
+    SplashifyError,
+)
+from splashify_provider.redaction import redact
 from splashify_provider.retry_policy import DEFAULT_RETRY_POLICY
 
 if TYPE_CHECKING:
@@ -22,20 +31,23 @@ if TYPE_CHECKING:
 
     from splashify_provider.hooks.splashify import SplashifyHook
 
+# What was wrong may have come from another task, whose result stays as it was.
+_ABOUT_THE_INPUT = (AgentInactiveError, AgentNotFoundError, InvalidAgentEmailError, InvalidPhoneNumberError)
+
 
 class SplashifyOperator(BaseOperator):
-    """What all operators share: when to run at all, and what a failure means to Airflow."""
+    """Base of the operators. Their parameters are documented where they stand in a signature that users see."""
 
     ui_color = "#d9fdd3"
 
     def __init__(
         self,
         *,
-        splashify_conn_id: str = "splashify_default",
-        on_conversation_not_found: Literal["fail", "skip"] = "fail",
-        max_run_age: timedelta | None = None,
-        dry_run: bool = False,
-        retry_policy: Any = DEFAULT_RETRY_POLICY,
+        splashify_conn_id: str,
+        on_conversation_not_found: Literal["fail", "skip"],
+        max_run_age: timedelta | None,
+        dry_run: bool,
+        retry_policy: Any,
         **kwargs: Any,
     ) -> None:
         if DEFAULT_RETRY_POLICY is not None:  # before 3.3 no operator takes it
@@ -54,63 +66,74 @@ class SplashifyOperator(BaseOperator):
 
         return SplashifyHook(self.splashify_conn_id)
 
-    def execute(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        """Do what the task is for.
-
-        :param context: Airflow's task context.
-        :return: A summary, without whole phone numbers.
-        :raises AirflowSkipException: If the run is too old, or there is no conversation and that is to be skipped.
-        :raises AirflowFailException: If waiting can't heal the error. The error is its cause.
-        :raises SplashifyError: If waiting can heal it: Airflow's retries apply.
-        """
-        with self.airflow_errors():
-            self.check_arguments()
-            skip_if_too_old(context, self.max_run_age)
-            self.hook.get_conn()
-            return self._run(context)
-
-    @contextmanager
-    def airflow_errors(self) -> Iterator[None]:
-        """Turn this package's errors into what Airflow needs, and log reason and remedy on two lines."""
-        try:
-            yield
-        except SplashifyError as error:
-            self._fail(error)
-        except AirflowNotFoundException as error:
-            missing = f"{self.splashify_conn_id!r} (type splashify, the API key as its password)"
-            self._fail(SplashifyConfigurationError(f"{error}\nCreate connection {missing}, then clear this task."))
-
-    def _run(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        raise NotImplementedError
-
     def check_arguments(self) -> None:
-        """Refuse arguments that are wrong."""
-        self._check_choice("on_conversation_not_found", "fail", "skip")
+        """Check what may have come from templates or other tasks.
+
+        :raises SplashifyConfigurationError: Naming the argument.
+        """
+        self.check_choice("on_conversation_not_found", "fail", "skip")
         if self.max_run_age is not None and not isinstance(self.max_run_age, timedelta):
             raise SplashifyConfigurationError(
-                f"max_run_age must be a timedelta, such as timedelta(hours=8), not {self.max_run_age!r}."
+                f"max_run_age must be a timedelta, such as timedelta(hours=8), not {redact(repr(self.max_run_age))}."
             )
         if not isinstance(self.is_dry_run, bool):
             raise SplashifyConfigurationError(f"dry_run must be True or False, not {self.is_dry_run!r}.")
 
-    def _check_choice(self, name: str, *choices: str) -> None:
+    def check_choice(self, name: str, *choices: str) -> None:
+        """Check an argument that is one of a few words.
+
+        :param name: The argument.
+        :param choices: The words.
+        :raises SplashifyConfigurationError: If it is none of them.
+        """
         if getattr(self, name) not in choices:
             allowed = " or ".join(repr(choice) for choice in choices)
             raise SplashifyConfigurationError(f"{name} must be {allowed}, not {getattr(self, name)!r}.")
 
-    def _fail(self, error: SplashifyError) -> NoReturn:
-        # Said on a line of its own as well: Airflow 3's UI puts the stack trace below the exception's text. The
-        # trace into the hook would add nothing but its variables, the phone number among them.
-        for line in str(error).split("\n"):
+    @contextmanager
+    def airflow_errors(self) -> Iterator[None]:
+        """Turn this package's errors into what Airflow acts on, and log reason and remedy on a line each.
+
+        :raises AirflowSkipException: If there is no conversation, and that is to be skipped.
+        :raises AirflowFailException: If the error is permanent. The error is its cause.
+        :raises SplashifyError: If it is transient: Airflow's retries apply.
+        """
+        try:
+            yield
+        except SplashifyError as error:
+            failure = error
+        except AirflowNotFoundException as missing:
+            what = f"{self.splashify_conn_id!r} (type splashify, the API key as its password)"
+            is_ours = self.splashify_conn_id in str(missing)
+            failure = SplashifyConfigurationError(
+                f"{missing}\nCreate connection {what if is_ours else 'of that name'}."
+            )
+        else:
+            return
+        if isinstance(failure, ConversationNotFoundError) and self.on_conversation_not_found == "skip":
+            raise AirflowSkipException(failure.reason + " Nothing was to be done.")
+        text = str(failure) if failure.retryable else _with_what_to_clear(failure)
+        # Logged as well: Airflow 3's UI puts the stack trace below the exception's text. The trace into the hook would
+        # add nothing but its variables, a whole phone number among them.
+        for line in text.splitlines():
             self.log.error("%s", line)
-        error.with_traceback(None)
-        if error.retryable:
-            raise error from None
-        raise AirflowFailException(str(error)) from error
+        failure.with_traceback(None)
+        if failure.retryable:
+            raise failure
+        raise AirflowFailException(text) from failure
+
+
+def _with_what_to_clear(error: SplashifyError) -> str:
+    if "clear" in error.remedy or isinstance(error, ConversationNotFoundError):
+        return str(error)
+    clear = "Then clear this task"
+    if isinstance(error, _ABOUT_THE_INPUT):
+        clear += ", or the one that the value comes from, with Downstream"
+    return f"{error}{' ' if error.remedy else chr(10)}{clear}."
 
 
 def due_at(context: Mapping[str, Any]) -> datetime:
-    """Say when a run was due, however late it runs or is repeated: the moment its tasks should plan for.
+    """Return when a run was due, however late it runs or is repeated: the moment its tasks should plan for.
 
     :param context: Airflow's task context.
     :return: The end of the run's data interval, or its logical date if that is later (as of a run by hand); else when
@@ -143,7 +166,7 @@ def skip_if_too_old(context: Mapping[str, Any], max_run_age: timedelta | None) -
     if age > max_run_age:
         raise AirflowSkipException(
             f"This run was due {due:%Y-%m-%d %H:%M %Z}, {_words(age)} ago, and max_run_age is {_words(max_run_age)}: "
-            "its assignments may be out of date, so this try has sent nothing. Trigger a new run to assign as of now. "
+            "its assignments may be out of date, so this try has sent nothing.\nTrigger a new run to assign as of now. "
             "To force this one all the same, raise max_run_age in the DAG (or set it to None) and clear this task."
         )
 

@@ -122,8 +122,8 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
         from splashify_provider.bulk.sources import is_read_from
 
         super().check_arguments()
-        self._check_choice("on_invalid", "fail", "skip")
-        self._check_choice("report_phone_numbers", "masked", "full")
+        self.check_choice("on_invalid", "fail", "skip")
+        self.check_choice("report_phone_numbers", "masked", "full")
         if not isinstance(self.fail_on_partial_error, bool):
             raise SplashifyConfigurationError(
                 f"fail_on_partial_error must be True or False, not {self.fail_on_partial_error!r}."
@@ -277,9 +277,10 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
 
         if unwritten:
             self.log.error("The report %s could not be written (%s).", self.report_path, redact(unwritten))
-        what_next = "sends only what is not done" if checkpoint.is_kept else "sends everything again, which is harmless"
-        what_next = f"A retry, or clearing this task, {what_next}."
-        error = progress.error(what_next + (f" Every row's outcome: {self.report_path}" if self.report_path else ""))
+        next_try = (
+            "sends only what is not done." if checkpoint.is_kept else "sends everything again, which is harmless."
+        )
+        error = progress.error(next_try + (f" Every row's outcome: {self.report_path}" if self.report_path else ""))
         if error and progress.done and not progress.stopped_by and not self.fail_on_partial_error:
             self.log.warning("%s", error.reason)
             self.log.warning("The task succeeds all the same, since fail_on_partial_error is False.")

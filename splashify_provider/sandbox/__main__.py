@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from splashify_provider.sandbox.server import SCENARIO_KEY_PREFIX, SCENARIOS, Sandbox
-from splashify_provider.sandbox.workspace import DEFAULT_KEY
+from splashify_provider.sandbox.workspace import DEFAULT_KEY, Workspace
 
 
 def _positive(text: str) -> int:
@@ -27,7 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m splashify_provider.sandbox",
         description="A local Splashify: its assignment API under /api/v1, an inbox page at /, its state as JSON at "
-        "/sandbox/state.",
+        "/sandbox/state. It answers to 127.0.0.1, [::1] and localhost with its own port, and nothing that a page of "
+        "another site asks for.",
         epilog=f"Scenarios: {', '.join(SCENARIOS)}. Behind a colon, for how many requests (server_error:2). The key "
         f"{SCENARIO_KEY_PREFIX}NAME answers everything with scenario NAME. While it runs: "
         'PUT /sandbox/scenarios/PHONE_OR_KEY {"scenario": "NAME"} (null ends it), '
@@ -38,9 +39,14 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--key", default=DEFAULT_KEY, help="the API key that is accepted (default: %(default)s)")
     parser.add_argument(
-        "--rate-limit", type=_positive, default=100, help="requests per window and key (default: %(default)s)"
+        "--rate-limit",
+        type=_positive,
+        default=Workspace.rate_limit,
+        help="requests per window and key (default: %(default)s)",
     )
-    parser.add_argument("--window", type=float, default=60.0, help="the window, in seconds (default: %(default)s)")
+    parser.add_argument(
+        "--window", type=float, default=Workspace.window, help="the window, in seconds (default: %(default)s)"
+    )
     parser.add_argument("--latency", type=float, default=0.0, help="seconds every answer takes longer (default: 0)")
     parser.add_argument(
         "--seed",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 import secrets
 import socket
 import struct
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
 # A key of this form is accepted too, and answers everything with the scenario it names.
 SCENARIO_KEY_PREFIX = "sk_sandbox_"
 API = "/api/v1/public/assignment/"
+_HOSTS = ("127.0.0.1", "[::1]", "localhost")
+_LONGEST_BODY = 256 * 1024
 _PAGE = Path(__file__).with_name("inbox.html")
 _HTML_ERROR = "<html><head><title>{0}</title></head><body><center><h1>{0}</h1></center><hr>nginx</body></html>"
 
 
 def _answer(status: int, message: str, **headers: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """Give an answer in the public API's envelope."""
+    """Return a handler that answers in the public API's envelope."""
 
     async def handler(_: web.Request) -> web.StreamResponse:
         return web.json_response({"result": status == 200, "message": message}, status=status, headers=headers)
@@ -39,7 +42,7 @@ def _answer(status: int, message: str, **headers: str) -> Callable[[web.Request]
 
 
 def _body(status: int, body: str, content_type: str = "application/json", **headers: str) -> Callable[..., Any]:
-    """Give any other answer, whatever its form."""
+    """Return a handler that answers with any other text."""
 
     async def handler(_: web.Request) -> web.StreamResponse:
         return web.Response(status=status, text=body, content_type=content_type, headers=headers)
@@ -125,21 +128,38 @@ SCENARIOS: dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]] = {
 }
 
 
-def build_app(workspace: Workspace, latency: float = 0.0) -> web.Application:
-    """Build the web application.
+@web.middleware
+async def _refuse_other_sites(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Answer only to this machine's own names, and nothing that a browser sends for a page of another site."""
+    host = request.headers.get("Host", "").lower()  # with the port of whatever forwards to it
+    site, origin = request.headers.get("Sec-Fetch-Site", "none"), request.headers.get("Origin")
+    if re.sub(r":\d+$", "", host) not in _HOSTS:  # a name of theirs that leads here
+        return _refusal(f"The sandbox answers to {', '.join(_HOSTS)} only.")
+    if request.path != "/" and (site not in ("none", "same-origin") or origin not in (None, f"http://{host}")):
+        return _refusal("The sandbox answers nothing that a page of another site asks for.")
+    return await handler(request)
 
-    :param workspace: The state it serves and changes.
-    :param latency: Seconds that every API answer takes longer.
-    :return: The application, to be run by aiohttp.
-    """
 
-    async def assignment(request: web.Request) -> web.StreamResponse:
-        if latency:
-            await asyncio.sleep(latency)
+def _refusal(message: str) -> web.StreamResponse:
+    return web.json_response({"result": False, "message": message}, status=403)
+
+
+class _Handlers:
+    """What the sandbox answers, from its workspace."""
+
+    def __init__(self, workspace: Workspace, latency: float) -> None:
+        self._workspace, self._latency = workspace, latency
+
+    async def assignment(self, request: web.Request) -> web.StreamResponse:
+        workspace = self._workspace
+        if self._latency:
+            await asyncio.sleep(self._latency)
         scheme, _, key = request.headers.get("Authorization", "").partition(" ")
         scenario_of_key = key.removeprefix(SCENARIO_KEY_PREFIX) if key.startswith(SCENARIO_KEY_PREFIX) else None
         if scheme != "Basic" or not (key in workspace.keys or scenario_of_key in SCENARIOS):
-            workspace.record(401, "Invalid API key")
+            workspace.record(401, "Invalid API key", anonymous=True)
             return web.json_response({"result": False, "message": "Invalid API key"}, status=401)
         if wait := workspace.hit(key):
             workspace.record(429, "Too many requests")
@@ -162,53 +182,63 @@ def build_app(workspace: Workspace, latency: float = 0.0) -> web.Application:
         workspace.record(status, message, phone, agent or None, was, accepted=status == 200)
         return web.json_response({"result": status == 200, "message": message}, status=status)
 
-    async def moved(_: web.Request) -> web.StreamResponse:
-        workspace.record(301, "no trailing slash")
+    async def moved(self, _: web.Request) -> web.StreamResponse:
+        self._workspace.record(301, "no trailing slash", anonymous=True)
         raise web.HTTPMovedPermanently(API)
 
-    async def page(_: web.Request) -> web.StreamResponse:
-        nonce = secrets.token_urlsafe(16)
-        policy = (
-            f"default-src 'none'; connect-src 'self'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; "
-            "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-        )
-        return web.Response(
-            text=_PAGE.read_text(encoding="utf-8").replace("NONCE", nonce),
-            content_type="text/html",
-            headers={"Content-Security-Policy": policy, "Cache-Control": "no-store"},
-        )
+    async def state(self, _: web.Request) -> web.StreamResponse:
+        return web.json_response(self._workspace.as_json(), headers={"Cache-Control": "no-store"})
 
-    async def state(_: web.Request) -> web.StreamResponse:
-        return web.json_response(workspace.as_json(), headers={"Cache-Control": "no-store"})
-
-    async def change_agent(request: web.Request) -> web.StreamResponse:
-        agent = workspace.agents.get(request.match_info["email"])
+    async def change_agent(self, request: web.Request) -> web.StreamResponse:
+        agent = self._workspace.agents.get(request.match_info["email"])
         payload = await _json(request)
         active = payload.get("active") if isinstance(payload, dict) else None
         if agent is None or not isinstance(active, bool):
             raise web.HTTPBadRequest(text="An existing agent, and active: true or false.")
         agent.active = active
-        workspace.version += 1
-        return web.json_response(workspace.as_json())
+        self._workspace.version += 1
+        return web.json_response(self._workspace.as_json())
 
-    async def change_scenario(request: web.Request) -> web.StreamResponse:
+    async def change_scenario(self, request: web.Request) -> web.StreamResponse:
         payload = await _json(request)
         scenario = payload.get("scenario", "") if isinstance(payload, dict) else ""
         try:
-            workspace.set_scenario(request.match_info["subject"], None if scenario is None else str(scenario))
+            self._workspace.set_scenario(request.match_info["subject"], None if scenario is None else str(scenario))
         except ValueError as error:
             raise web.HTTPBadRequest(text=str(error)) from None
-        return web.json_response(workspace.as_json())
+        return web.json_response(self._workspace.as_json())
 
-    app = web.Application()
-    app.router.add_post(API, assignment)
+
+async def _page(_: web.Request) -> web.StreamResponse:
+    nonce = secrets.token_urlsafe(16)
+    policy = (
+        f"default-src 'none'; connect-src 'self'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return web.Response(
+        text=_PAGE.read_text(encoding="utf-8").replace("NONCE", nonce),
+        content_type="text/html",
+        headers={"Content-Security-Policy": policy, "Cache-Control": "no-store"},
+    )
+
+
+def build_app(workspace: Workspace, latency: float = 0.0) -> web.Application:
+    """Build the web application.
+
+    :param workspace: The state it serves and changes.
+    :param latency: Seconds that every API answer takes longer.
+    :return: The application, to be run by aiohttp.
+    """
+    handlers = _Handlers(workspace, latency)
+    app = web.Application(middlewares=[_refuse_other_sites], client_max_size=_LONGEST_BODY)
+    app.router.add_post(API, handlers.assignment)
     # Where a followed 301 ends: a GET that answers 200 and assigns nothing.
     app.router.add_get(API, _body(200, "This address takes POST.", "text/plain"))
-    app.router.add_route("*", API.rstrip("/"), moved)
-    app.router.add_get("/", page)
-    app.router.add_get("/sandbox/state", state)
-    app.router.add_put("/sandbox/agents/{email}", change_agent)
-    app.router.add_put("/sandbox/scenarios/{subject}", change_scenario)
+    app.router.add_route("*", API.rstrip("/"), handlers.moved)
+    app.router.add_get("/", _page)
+    app.router.add_get("/sandbox/state", handlers.state)
+    app.router.add_put("/sandbox/agents/{email}", handlers.change_agent)
+    app.router.add_put("/sandbox/scenarios/{subject}", handlers.change_scenario)
     return app
 
 

@@ -10,11 +10,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from splashify_provider.rate_limit import VENDOR_LIMIT, WINDOW, SlidingWindow
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
 DEFAULT_KEY = "sk_live_sandbox"
+# Caps on what clients can make it keep. Requests without a valid key don't push the others' events out.
 _EVENTS_KEPT = 200
+_ANONYMOUS_EVENTS_KEPT = 20
+_SCENARIOS_KEPT = 100_000
+_LONGEST_TEXT = 200
 _DEFAULT_SEED = Path(__file__).with_name("default_seed.json")
 
 
@@ -38,36 +44,6 @@ class Conversation:
     moved_at: float | None = None
 
 
-class SlidingWindow:
-    """So many requests in any period of this length; refused ones don't count.
-
-    :param limit: Requests.
-    :param period: Seconds.
-    :param clock: Gives the time in seconds.
-    """
-
-    def __init__(self, limit: int, period: float, clock: Callable[[], float]) -> None:
-        self._limit, self._period, self._clock = limit, period, clock
-        self._hits: deque[float] = deque()
-
-    def used(self) -> int:
-        """Count the requests in the period that ends now."""
-        now = self._clock()
-        while self._hits and self._hits[0] <= now - self._period:
-            self._hits.popleft()
-        return len(self._hits)
-
-    def hit(self) -> float:
-        """Take one request from the budget.
-
-        :return: 0 if there was one, else the seconds until there will be.
-        """
-        if self.used() < self._limit:
-            self._hits.append(self._clock())
-            return 0.0
-        return self._hits[0] + self._period - self._clock()
-
-
 @dataclass
 class Workspace:
     """The sandbox's whole state.
@@ -80,18 +56,19 @@ class Workspace:
     """
 
     keys: frozenset[str] = frozenset({DEFAULT_KEY})
-    rate_limit: int = 100
-    window: float = 60.0
+    rate_limit: int = VENDOR_LIMIT
+    window: float = WINDOW
     clock: Callable[[], float] = time.monotonic
     scenario_names: Collection[str] = ()
     agents: dict[str, Agent] = field(default_factory=dict)
     conversations: dict[str, Conversation] = field(default_factory=dict)
     # By phone number or key: the scenario's name, and how many requests it is still for (None: all).
     scenarios: dict[str, tuple[str, int | None]] = field(default_factory=dict)
-    windows: dict[str, SlidingWindow] = field(default_factory=dict)
+    windows: dict[str, SlidingWindow] = field(default_factory=dict)  # by key, of those that are accepted
     answers: Counter[int] = field(default_factory=Counter)
     accepted: int = 0
     events: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=_EVENTS_KEPT))
+    anonymous_events: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=_ANONYMOUS_EVENTS_KEPT))
     version: int = 0
 
     def load(self, seed: Mapping[str, Any] | Path | None = None) -> None:
@@ -99,6 +76,7 @@ class Workspace:
 
         :param seed: ``agents`` and ``conversations`` (lists of their fields) and ``scenarios`` (by phone
             number or key), as a mapping or a JSON file; a small example workspace unless given.
+        :raises ValueError: If it has something else, or a number is not digits only.
         """
         path = _DEFAULT_SEED if seed is None else seed
         content = json.loads(path.read_text(encoding="utf-8")) if isinstance(path, Path) else path
@@ -120,16 +98,20 @@ class Workspace:
         :param subject: A customer's phone number (digits) or an API key.
         :param scenario: A name of :data:`splashify_provider.sandbox.server.SCENARIOS`, with ``:2`` behind it
             for the next two requests only; None for the ordinary answer.
-        :raises ValueError: Naming those that exist, if this one doesn't, or if the number is not digits only.
+        :raises ValueError: If there is no such scenario (naming those there are), if the number is not digits only, or
+            if there are too many.
         """
         if scenario is None:
             self.scenarios.pop(subject, None)
             return
         name, _, times = scenario.partition(":")
-        if name not in self.scenario_names or not re.fullmatch("[1-9][0-9]*", times or "1"):
-            raise ValueError(f"There is no scenario {scenario!r}. There are: {', '.join(self.scenario_names)}.")
+        if name not in self.scenario_names or not re.fullmatch("[1-9][0-9]{0,5}", times or "1"):
+            known = ", ".join(self.scenario_names)
+            raise ValueError(f"There is no scenario {scenario[:_LONGEST_TEXT]!r}. There are: {known}.")
         if re.fullmatch(r"[+\d\s().-]+", subject) and not subject.isdecimal():
             raise ValueError(f"{subject!r} is not digits only, as the API wants it.")
+        if len(subject) > _LONGEST_TEXT or (len(self.scenarios) >= _SCENARIOS_KEPT and subject not in self.scenarios):
+            raise ValueError(f"{_SCENARIOS_KEPT:,} numbers or keys, of {_LONGEST_TEXT} characters, are the most.")
         self.scenarios[subject] = (name, int(times) if times else None)
 
     def take_scenario(self, subject: str) -> str | None:
@@ -148,10 +130,17 @@ class Workspace:
         return name
 
     def hit(self, key: str) -> float:
-        """Take one request from a key's budget; see :meth:`SlidingWindow.hit`."""
-        if key not in self.windows:
-            self.windows[key] = SlidingWindow(self.rate_limit, self.window, self.clock)
-        return self.windows[key].hit()
+        """Count one request against a key's limit, unless it is reached.
+
+        :param key: A key that is accepted.
+        :return: 0.0 if it was counted, else the seconds until one will be.
+        """
+        now = self.clock()
+        window = self.windows.setdefault(key, SlidingWindow((self.rate_limit, self.window)))
+        wait = window.wait(now)
+        if not wait:
+            window.add(now)
+        return wait
 
     def assign(self, phone: str, agent_email: str) -> tuple[int, str]:
         """Assign a customer's conversation, or release it with an empty agent.
@@ -180,27 +169,38 @@ class Workspace:
         was: str | None = None,
         *,
         accepted: bool = False,
+        anonymous: bool = False,
     ) -> None:
-        """Keep what was answered, for the page and for tests; ``accepted`` if it did what it was asked to."""
+        """Keep what was answered, for the page and for tests.
+
+        :param status: The answer's HTTP status.
+        :param message: The answer in words.
+        :param phone: The customer's number.
+        :param agent: Who was to have the conversation.
+        :param was: Who had it.
+        :param accepted: Whether the request did what it was to do.
+        :param anonymous: Whether it came without a valid key.
+        """
         self.version += 1
         self.answers[status] += 1
         self.accepted += accepted
         conversation = self.conversations.get(phone)
-        self.events.appendleft(
+        (self.anonymous_events if anonymous else self.events).appendleft(
             {
                 "time": time.time(),
                 "status": status,
                 "accepted": accepted,
                 "message": message,
-                "user_phone_number": phone,
+                "user_phone_number": phone[:_LONGEST_TEXT],
                 "name": conversation.name if conversation else "",
                 "from": was,
-                "to": agent,
+                "to": agent and agent[:_LONGEST_TEXT],
             }
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Give the whole state as JSON values."""
+        """Return the whole state as JSON values."""
+        now = self.clock()
         return {
             "version": self.version,
             "now": time.time(),
@@ -214,9 +214,11 @@ class Workspace:
                 "total": sum(self.answers.values()),
                 "accepted": self.accepted,
                 "by_status": {str(status): count for status, count in sorted(self.answers.items())},
-                "in_window": sum(window.used() for window in self.windows.values()),
+                "in_window": sum(window.used(now) for window in self.windows.values()),
                 "rate_limit": self.rate_limit,
                 "window": self.window,
             },
-            "events": list(self.events),
+            "events": sorted(
+                [*self.events, *self.anonymous_events], key=lambda event: float(event["time"]), reverse=True
+            ),
         }

@@ -178,11 +178,12 @@ class TestTheError:
         batch = Batch(9)
         for position, (agent, error) in ends.items():
             batch.ends(position, error(400, f"reason of {position}\nremedy of {error.__name__}"), agent=agent)
-        error = batch.progress.error("A retry does the rest.")
+        error = batch.progress.error("does the rest.")
         assert type(error) is kind
         assert error.reason == reason
         assert error.remedy.startswith(f"remedy of {kind.__name__}")
-        assert error.remedy.endswith("A retry does the rest.")
+        again = "A retry, or clearing this task, does" if error.retryable else "Then clear this task: it does"
+        assert error.remedy.endswith(f" {again} the rest.")
         for _, other in ends.values():
             assert error.remedy.count(f"remedy of {other.__name__}") == 1
 
@@ -198,13 +199,13 @@ class TestTheError:
         batch.ends(1, ServerError(500, "down\nwait"))
         batch.ends(2, revoked, stopped_by=revoked)
         batch.ends(3, revoked, stopped_by=revoked, outcome="not_attempted")
-        error = batch.progress.error("Clear it.")
+        error = batch.progress.error("does the rest.")
         assert type(error) is AuthenticationError
         assert error.reason == (
             "3 of 3 assignments are not done (failed: 1; rejected: 1; not attempted: 1), and the batch was stopped. "
             "the key is refused"
         )
-        assert error.remedy == "renew it wait Clear it."
+        assert error.remedy == "renew it wait Then clear this task: it does the rest."
 
     def test_there_is_none_if_everything_is_done(self):
         batch = Batch(2)

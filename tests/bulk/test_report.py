@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from airflow.providers.common.compat.sdk import BaseHook, ObjectStoragePath
+from airflow.providers.common.compat.sdk import ObjectStoragePath
 from fsspec.implementations.memory import MemoryFileSystem
 
 from splashify_provider.bulk.preflight import CheckedRows
@@ -109,11 +109,6 @@ class TestOneThatCanNotBeWritten:
         os.mkfifo(tmp_path / "pipe")
         with pytest.raises(SplashifyConfigurationError, match="not a regular file"):
             Report(str(tmp_path / where), "masked")
-
-    def test_a_storage_connection_that_is_missing_is_named(self, monkeypatch):
-        monkeypatch.setattr(ObjectStoragePath, "fs", property(lambda _: BaseHook.get_connection("minio_files")))
-        with pytest.raises(SplashifyConfigurationError, match="`minio_files` isn't defined, which the report"):
-            Report("s3://minio_files@bucket/report.jsonl", "masked")
 
     def test_a_full_disk_ends_no_batch_and_is_said_once(self, path, log):
         report = Report(str(path), "masked")

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from airflow.providers.common.compat.sdk import BaseHook, ObjectStoragePath
+from airflow.providers.common.compat.sdk import ObjectStoragePath
 
 from splashify_provider.bulk import sources
 from splashify_provider.bulk.sources import is_read_from, rows_of
@@ -139,13 +139,6 @@ class TestBounds:
         path = tmp_path / "plan.csv"
         path.write_text(HEADER + f"+{number(1)},{ADA}\n" * 50_000 + "9" * 200_000)
         assert list(itertools.islice(rows_of(str(path)), 50_000)) == rows(1) * 50_000
-
-
-def test_a_storage_connection_that_is_missing_is_named(monkeypatch):
-    monkeypatch.setattr(ObjectStoragePath, "fs", property(lambda _: BaseHook.get_connection("minio_files")))
-    with pytest.raises(SplashifyConfigurationError, match="`minio_files` isn't defined") as raised:
-        list(rows_of("s3://minio_files@bucket/plan.csv"))
-    assert "Create that connection" in raised.value.remedy
 
 
 @pytest.mark.parametrize("way", ["same", "uri", "dots", "link", "path"])

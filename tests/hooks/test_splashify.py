@@ -9,7 +9,6 @@ import sys
 import pytest
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
-from splashify_provider.agent_email import validate_agent_email
 from splashify_provider.exceptions import (
     AgentInactiveError,
     AgentNotFoundError,
@@ -22,12 +21,13 @@ from splashify_provider.exceptions import (
     RateLimitError,
     ServerError,
     SplashifyConnectionError,
+    SplashifyError,
     UnexpectedResponseError,
 )
 from splashify_provider.hooks.splashify import SplashifyHook
 from splashify_provider.rate_limit import LONGEST_WAIT
 from splashify_provider.sandbox.server import SCENARIOS
-from tests.conftest import ADA, BEN, CLOSED, DAN, PHONE, SUCCESS, http, requests_to
+from tests.conftest import ADA, BEN, CLOSED, DAN, PHONE, SUCCESS, http, requests_to, shown_in_frames
 
 KEY = "sk_live_sandbox"
 
@@ -95,12 +95,6 @@ assert all(os.waitpid(child, 0)[1] == 0 for child in children)
         hook.assign(PHONE, ADA)
         assert hook.get_conn() is session
 
-    def test_an_invisible_character_in_the_address_is_shown(self):
-        with pytest.raises(InvalidAgentEmailError, match=r"\\\\u200bada@example.com"):
-            validate_agent_email("\u200bada@example.com")
-        with pytest.raises(InvalidAgentEmailError, match="missing"):
-            validate_agent_email(" ")
-
     @pytest.mark.parametrize("phone", ["", None, "9876543210", "call me", "1-800-FLOWERS"])
     def test_an_unreadable_number_sends_nothing(self, hook, sandbox, phone):
         with pytest.raises(InvalidPhoneNumberError):
@@ -120,11 +114,29 @@ assert all(os.waitpid(child, 0)[1] == 0 for child in children)
         assert requests_to(sandbox) == 0
         assert sandbox.workspace.conversations[PHONE].agent_email == ADA
 
-    def test_a_phone_number_in_the_place_of_the_address_is_masked(self):
-        with pytest.raises(InvalidAgentEmailError) as raised:
-            validate_agent_email("+91 98765 43210")
-        assert "…3210" in str(raised.value)
-        assert "98765" not in str(raised.value)
+    @pytest.mark.parametrize(
+        ("phone", "agent", "scenario"),
+        [
+            (PHONE, None, None),
+            (PHONE + "0" * 9, ADA, None),
+            (PHONE, ADA, "server_error"),
+            (PHONE, ADA, "reset"),
+            (PHONE, ADA, "agent_inactive"),
+        ],
+    )
+    def test_an_error_shows_neither_number_nor_key_in_its_frames(self, hook, sandbox, phone, agent, scenario):
+        sandbox.workspace.set_scenario(PHONE, scenario)
+        with pytest.raises(SplashifyError) as raised:
+            hook.assign(phone, agent)
+        assert shown_in_frames(raised.value) == []
+        assert PHONE not in str(raised.value)
+
+    def test_a_wrong_connection_shows_no_key_in_the_errors_frames(self, connect):
+        connect("http://127.0.0.1:9", password=f"{KEY} {KEY}")
+        for call in (lambda hook: hook.assign(PHONE, ADA), lambda hook: hook.get_conn()):
+            with pytest.raises(SplashifyError) as raised:
+                call(SplashifyHook())
+            assert shown_in_frames(raised.value) == []
 
 
 class TestReleasing:
@@ -360,6 +372,17 @@ class TestConnection:
         assert not works
         assert re.search(says, message), message
         assert requests_to(sandbox) == (1 if key else 0)
+
+    @pytest.mark.parametrize(
+        "scenario",
+        ["agent_not_found", "server_error", "unauthorized", "ip_blocked", "not_found", "redirect_301", "result_false"],
+    )
+    def test_it_speaks_of_the_connection_and_not_of_a_task_or_a_conversation(self, sandbox, connect, scenario):
+        connect(sandbox.base_url, password=f"sk_sandbox_{scenario}")
+        _, message = SplashifyHook().test_connection()
+        assert "task" not in message
+        assert "conversation" not in message
+        assert "\n" not in message
 
     def test_an_unreachable_host_is_told_apart(self, connect):
         connect("http://127.0.0.1:9")

@@ -5,7 +5,15 @@ from datetime import datetime, timedelta, timezone
 from inspect import signature
 
 import pytest
-from airflow.providers.common.compat.sdk import DAG, AirflowException, AirflowFailException, AirflowSkipException, task
+from airflow.providers.common.compat.sdk import (
+    DAG,
+    AirflowException,
+    AirflowFailException,
+    AirflowSkipException,
+    BaseHook,
+    ObjectStoragePath,
+    task,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +26,7 @@ from splashify_provider.exceptions import (
 )
 from splashify_provider.operators.splashify import SplashifyBulkAssignOperator
 from tests.bulk.test_report import full_disk
-from tests.conftest import ADA, BEN, DAN, number, rows, team
+from tests.conftest import ADA, BEN, DAN, PHONE, number, rows, shown_in_frames, team
 from tests.operators.bulk_task import read, run
 
 
@@ -176,7 +184,7 @@ class TestFailures:
         ) as raised:
             run([*rows(*range(29)), *rows(29, agent=DAN)], context)
         assert isinstance(raised.value.__cause__, AgentInactiveError)
-        assert str(raised.value).split("\n")[1].endswith("A retry, or clearing this task, sends only what is not done.")
+        assert str(raised.value).split("\n")[1].endswith("Then clear this task: it sends only what is not done.")
         for line in str(raised.value).split("\n"):
             assert line in log.text
         summary = context["ti"].pushed["return_value"]
@@ -254,6 +262,31 @@ class TestFailures:
     def test_a_missing_connection_is_named(self):
         with pytest.raises(AirflowFailException, match="Create connection 'no_such'"):
             run(rows(1), splashify_conn_id="no_such")
+
+    @pytest.mark.parametrize("missing", ["assignments", "report_path"])
+    def test_a_storage_connection_that_is_missing_is_the_one_that_is_named(self, workspace, monkeypatch, missing):
+        workspace()
+        monkeypatch.setattr(ObjectStoragePath, "fs", property(lambda _: BaseHook.get_connection("minio_files")))
+        with pytest.raises(AirflowFailException, match="`minio_files` isn't defined") as raised:
+            run(**{"assignments": rows(1), missing: "s3://minio_files@bucket/file"})
+        assert "splashify_default" not in str(raised.value)
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            f'user_phone_number,agent_email\n+{PHONE},{ADA}\n+{PHONE},"x',
+            f'{{"user_phone_number": "+{PHONE}", "agent_email": "{ADA}"}}\n' + "x" * 200_000,
+            f"user_phone_number,agent_email\n+{PHONE},{ADA}\n+{PHONE},{DAN}\n",
+            f"user_phone_number,agent_email\n+{PHONE},\n",
+            f"user_phone_number,agent_email\n+{PHONE},{DAN}\n",
+        ],
+    )
+    def test_no_error_shows_a_number_in_the_variables_of_its_frames(self, workspace, tmp_path, content):
+        workspace()
+        (tmp_path / "plan").write_text(content)
+        with pytest.raises(AirflowFailException) as raised:
+            run(str(tmp_path / "plan"))
+        assert shown_in_frames(raised.value) == []
 
 
 class TestXCom:

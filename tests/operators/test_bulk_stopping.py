@@ -13,7 +13,7 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowFailExc
 from splashify_provider.bulk.progress import Progress
 from splashify_provider.exceptions import AuthenticationError, ServerError
 from splashify_provider.operators.splashify import SplashifyBulkAssignOperator
-from tests.conftest import rows, team
+from tests.conftest import rows, shown_in_frames, team
 from tests.operators.bulk_task import read, replace_the_key, run
 
 
@@ -98,8 +98,9 @@ class TestBeingStopped:
                     yield rows(index % 1000)[0]
 
         operator.assignments = Rows()
-        with pytest.raises(AirflowException, match="told to stop"):
+        with pytest.raises(AirflowException, match="told to stop") as raised:
             operator.execute({})
+        assert shown_in_frames(raised.value, "1202555") == []
         assert len(read_so_far) == 2000
         assert not sandbox.workspace.answers
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 
@@ -19,10 +20,10 @@ from splashify_provider.hooks.splashify import SplashifyHook
 from splashify_provider.operators.splashify import (
     SplashifyAssignOperator,
     SplashifyReleaseOperator,
-    carried_out,
     skip_if_too_old,
+    successful_assignments,
 )
-from tests.conftest import ADA, BEN, CLOSED, DAN, PHONE
+from tests.conftest import ADA, BEN, CLOSED, DAN, PHONE, shown_in_frames
 
 
 @pytest.fixture
@@ -44,7 +45,9 @@ def posts(sandbox):
 
 class TestAssign:
     def test_a_conversation_is_assigned_and_a_small_masked_summary_returned(self, run, sandbox):
-        assert run(user_phone_number="+1 202-555-0101", agent_email=BEN) == {
+        summary = run(user_phone_number="+1 202-555-0101", agent_email=BEN)
+        assert re.fullmatch("[0-9a-f]{32}", summary.pop("key"))
+        assert summary == {
             "outcome": "assigned",
             "user_phone_number": "…0101",
             "agent_email": BEN,
@@ -72,8 +75,14 @@ class TestAssign:
             run(user_phone_number=PHONE, agent_email=DAN)
         assert isinstance(raised.value.__cause__, AgentInactiveError)
         assert posts(sandbox) == 1
-        assert "Agent inactive: dan@example.com" in log.text
+        reason, remedy = str(raised.value).splitlines()
+        assert reason == "Agent inactive: dan@example.com is disabled in Splashify; …0101 was not assigned."
+        assert remedy.endswith("Then clear this task, or the one that the value comes from, with Downstream.")
+        assert reason in log.text
+        assert remedy in log.text
+        assert f"{reason}\n{remedy}" not in log.text  # a line each, so that neither runs off the screen
         assert PHONE not in log.text
+        assert shown_in_frames(raised.value) == []
 
     @pytest.mark.parametrize(
         ("scenario", "error"),
@@ -88,7 +97,7 @@ class TestAssign:
         with pytest.raises(AirflowFailException, match="no open conversation") as raised:
             run(user_phone_number=CLOSED, agent_email=ADA)
         assert isinstance(raised.value.__cause__, ConversationNotFoundError)
-        with pytest.raises(AirflowSkipException, match="…0111 has no open conversation in Splashify: nothing to do"):
+        with pytest.raises(AirflowSkipException, match="…0111 has no open conversation. Nothing was to be done."):
             run(user_phone_number=CLOSED, agent_email=ADA, on_conversation_not_found="skip")
         assert CLOSED not in log.text
 
@@ -249,38 +258,54 @@ def test_every_template_field_is_documented_as_one(operator):
         assert "(templated)" in line, field
 
 
-class TestCarriedOut:
+class TestSuccessfulAssignments:
     ASKED = (
-        {"user_phone_number": "+1 202 555 0101", "agent_email": ADA},
+        {"user_phone_number": "+1 202 555 0101", "agent_email": BEN},
         {"user_phone_number": "+1 202 555 0102", "agent_email": BEN},
-        {"user_phone_number": "+1 312 555 0101", "agent_email": ADA},
+        {"user_phone_number": "+1 202 555 0103", "agent_email": ADA},
     )
 
-    def result(self, index, outcome="assigned"):
-        row = self.ASKED[index]
-        phone = f"…{row['user_phone_number'][-4:]}"
-        return {**row, "user_phone_number": phone, "outcome": outcome, "message": "", "map_index": index}
+    @pytest.fixture
+    def results(self, run):
+        return [run(context={"ti": SimpleNamespace(map_index=index)}, **row) for index, row in enumerate(self.ASKED)]
 
     def indexes(self, results):
-        return [self.ASKED.index(row) for row in carried_out(self.ASKED, results)]
+        return [self.ASKED.index(row) for row in successful_assignments(self.ASKED, results)]
 
-    def test_only_what_was_assigned_counts(self):
-        assert self.indexes([self.result(1)]) == [1]
-        assert self.indexes([self.result(1, "dry_run"), None]) == []
+    def test_only_what_was_assigned_counts(self, run, results):
+        rehearsed = run(dry_run=True, **self.ASKED[0])
+        assert self.indexes([results[1], rehearsed, None]) == [1]
+        assert self.indexes([rehearsed]) == []
+        assert self.indexes(results) == [0, 1, 2]
+        assert [result["map_index"] for result in results] == [0, 1, 2]
 
-    def test_of_those_that_look_alike_the_right_one_counts(self):
-        assert self.indexes([self.result(2), self.result(1)]) == [1, 2]
+    @pytest.mark.parametrize("none", [None, [], [None]])
+    def test_no_result_is_nothing_assigned(self, connect, none):
+        assert self.indexes(none) == []
 
-    def test_results_of_another_plan_do_not_count(self):
-        others = [{**self.result(1), "agent_email": ADA}, {**self.result(0), "user_phone_number": "…0199"}]
-        assert self.indexes([*others, {**self.result(2), "map_index": 3}]) == []
+    def test_an_unmapped_result_comes_without_its_list(self, run):
+        assert self.indexes(run(**self.ASKED[1])) == [1]
 
-    def test_one_result_comes_without_its_list_and_none_as_none(self):
-        assert self.indexes(self.result(1)) == [1]
-        assert self.indexes(None) == []
+    def test_another_number_with_the_same_last_digits_does_not_count(self, results):
+        alike = {"user_phone_number": "+1 312 555 0101", "agent_email": BEN}
+        assert successful_assignments([alike], results) == []
 
-    def test_it_reads_what_the_operator_returns(self, run):
-        row = {"user_phone_number": PHONE, "agent_email": BEN}
-        made = run(context={"ti": SimpleNamespace(map_index=0)}, **row)
-        assert made["map_index"] == 0
-        assert carried_out([row], made) == [row]
+    def test_the_same_number_with_another_agent_does_not_count(self, results):
+        assert successful_assignments([{**self.ASKED[0], "agent_email": ADA}], results) == []
+
+    def test_a_row_that_could_not_be_sent_does_not_count(self, results):
+        rows = [{"user_phone_number": "x", "agent_email": ADA}, {"user_phone_number": PHONE, "agent_email": None}]
+        assert successful_assignments(rows, results) == []
+
+    def test_a_bulk_summary_is_refused_with_what_to_use_instead(self):
+        with pytest.raises(ValueError, match="not_done"):
+            successful_assignments(self.ASKED, {"total": 3, "counts": {"assigned": 3}})
+
+    def test_a_result_tells_no_number_to_those_without_the_key(self, run, connect, sandbox):
+        first = run(**self.ASKED[0])
+        sandbox.workspace.keys = frozenset({"sk_live_other"})
+        connect(sandbox.base_url, password="sk_live_other")
+        hook = SplashifyHook()
+        made = SplashifyAssignOperator(task_id="assign", **self.ASKED[0])
+        made.__dict__["hook"] = hook
+        assert made.execute({})["key"] != first["key"]

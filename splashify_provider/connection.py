@@ -1,81 +1,50 @@
-"""An Airflow connection to validated settings: argument beats extra beats default, blank means unset."""
+"""An Airflow connection to the client's settings: argument beats extra beats default, blank means unset."""
 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
 import os
 import re
-from dataclasses import dataclass, field
+from contextlib import suppress
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import SplitResult, urlsplit
 
+import requests
 from phonenumbers import SUPPORTED_REGIONS
 
+from splashify_provider.client import ASSIGNMENT, DEFAULT_BASE_URL, ClientSettings, host_of, is_loopback
 from splashify_provider.exceptions import SplashifyConfigurationError
 from splashify_provider.get_provider_info import get_provider_info
 from splashify_provider.rate_limit import MEMORY, Budget
-from splashify_provider.redaction import quote
+from splashify_provider.redaction import redact, without_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from airflow.providers.common.compat.sdk import Connection
 
-DEFAULT_BASE_URL = "https://apis.splashifypro.com/api/v1"
-ENDPOINT = "/public/assignment/"  # with its trailing slash: without, the API answers 301
-
-_CONNECT_TIMEOUT = 10.0
 _TRUE, _FALSE = {"true", "yes", "1"}, {"false", "no", "0"}
+_LONGEST_EXTRA = 100_000  # characters
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the hook needs to know, checked.
+def mask_secret(secret: str) -> None:
+    """Have Airflow replace a secret in task logs, by whichever door this version has.
 
-    :param url: The endpoint to POST to.
-    :param api_key: The raw key. Not part of the repr.
-    :param auth_scheme: ``Basic`` or ``Bearer``.
-    :param default_region: Whose national phone numbers are understood, or None.
-    :param timeouts: Seconds to wait for a connection, and for an answer.
-    :param max_attempts: How often one request is tried.
-    :param budget: What may be sent in which time, and where that is counted.
-    :param proxies: By scheme, as requests takes them. Not part of the repr: they may carry a password.
-    :param verify: Whether to check the server's certificate, or against which CA bundle; None leaves it to the
-        environment.
+    :param secret: The secret.
     """
-
-    url: str
-    api_key: str = field(repr=False)
-    auth_scheme: str
-    default_region: str | None
-    timeouts: tuple[float, float]
-    max_attempts: int
-    budget: Budget
-    proxies: Mapping[str, str] = field(repr=False)
-    verify: bool | str | None
-
-    @property
-    def host(self) -> str:
-        """The host to name in errors."""
-        return urlsplit(self.url).netloc
-
-    def allowed_proxies(self, proxies: Mapping[str, str]) -> dict[str, str]:
-        """Keep plain http on this machine: to loopback directly, or through a proxy that is on it too.
-
-        :param proxies: The connection's proxies and the environment's.
-        :return: Those that may be used.
-        """
-        if self.url.startswith("https:"):
-            return dict(proxies)
-        return {key: proxy for key, proxy in proxies.items() if _is_loopback(_host(proxy))}
+    for module in ("airflow.sdk.log", "airflow.utils.log.secrets_masker"):  # Airflow 3, Airflow 2
+        with suppress(ImportError, AttributeError):
+            import_module(module).mask_secret(secret)
+            return
 
 
+@without_frames(SplashifyConfigurationError)
 def settings_from_connection(
     connection: Connection, arguments: Mapping[str, Any], warn: Callable[..., object]
-) -> Settings:
+) -> ClientSettings:
     """Read and check a ``splashify`` connection.
 
     :param connection: The Airflow connection.
@@ -84,7 +53,15 @@ def settings_from_connection(
     :return: The settings.
     :raises SplashifyConfigurationError: Naming the connection, the field and what it should be.
     """
-    return _Reader(connection, arguments, warn).read()
+    try:
+        return _Reader(connection, arguments, warn).read()
+    except SplashifyConfigurationError:
+        raise
+    except Exception as error:  # whatever odd values do to the libraries that read them
+        raise SplashifyConfigurationError(
+            f"Connection {connection.conn_id!r}: it can't be read ({type(error).__name__}: "
+            f"{redact(error, connection.password or '')}). Nothing was sent.\nCorrect the connection."
+        ) from None
 
 
 class _Reader:
@@ -92,8 +69,10 @@ class _Reader:
         self._connection = connection
         if connection.conn_type not in (None, "", "generic", "splashify"):
             self._refuse(
-                f"it is of type {quote(connection.conn_type)!r}, not splashify, so its password is another system's"
+                f"it is of type {redact(connection.conn_type)!r}, not splashify, so its password is another system's"
             )
+        if len(connection.extra or "") > _LONGEST_EXTRA:
+            self._refuse(f"Extra has more than {_LONGEST_EXTRA:,} characters")
         extra = connection.extra_dejson
         if not isinstance(extra, dict) or (not extra and (connection.extra or "").strip() not in ("", "{}", "null")):
             self._refuse("Extra must be a JSON object")
@@ -102,31 +81,30 @@ class _Reader:
             warn(
                 "Connection %r has extras that mean nothing here and are ignored: %s. Known are: %s.",
                 connection.conn_id,
-                ", ".join(quote(name) for name in unknown),
+                ", ".join(redact(name) for name in unknown),
                 ", ".join(sorted(known)),
             )
         given = {name: value for name, value in arguments.items() if value is not None and str(value).strip()}
         self._values = {**extra, **given}
 
-    def read(self) -> Settings:
-        timeout = self._number("timeout", default=30.0, minimum=0.1, maximum=600)
-        url, api_key = self._url(), self._api_key()
-        return Settings(
-            url=url,
-            api_key=api_key,
+    def read(self) -> ClientSettings:
+        return ClientSettings(
+            conn_id=str(self._connection.conn_id),
+            base_url=self._base_url(),
+            api_key=self._api_key(),
             auth_scheme=self._auth_scheme(),
             default_region=self._default_region(),
-            timeouts=(min(timeout, _CONNECT_TIMEOUT), timeout),
+            timeout=self._number("timeout", default=30.0, minimum=0.1, maximum=600),
             max_attempts=int(self._number("max_attempts", default=3, minimum=1, maximum=10, whole=True)),
-            budget=self._budget(url, api_key),
+            budget=self._budget(),
             proxies=self._proxies(),
             verify=self._verify(),
         )
 
     def _refuse(self, problem: str) -> NoReturn:
         raise SplashifyConfigurationError(
-            f"Connection {self._connection.conn_id!r}: {problem}. Nothing was sent; correct the connection (or the "
-            "argument that overrides it)."
+            f"Connection {self._connection.conn_id!r}: {problem}. Nothing was sent.\n"
+            "Correct the connection (or the argument that overrides it)."
         )
 
     def _value(self, name: str) -> Any:
@@ -145,7 +123,7 @@ class _Reader:
             number = float("nan")
         if not minimum <= number <= maximum or (whole and number != int(number)):
             kind = "a whole number" if whole else "a number"
-            self._refuse(f"{name} must be {kind} from {minimum:g} to {maximum:g}, not {quote(value)!r}")
+            self._refuse(f"{name} must be {kind} from {minimum:g} to {maximum:g}, not {redact(value)!r}")
         return number
 
     def _api_key(self) -> str:
@@ -165,7 +143,7 @@ class _Reader:
         region = self._value("default_region")
         if region is not None and str(region).upper() not in SUPPORTED_REGIONS:
             self._refuse(
-                f"default_region must be two letters of ISO 3166-1, such as IN, GB or US, not {quote(region)!r}"
+                f"default_region must be two letters of ISO 3166-1, such as IN, GB or US, not {redact(region)!r}"
             )
         return None if region is None else str(region).upper()
 
@@ -175,10 +153,10 @@ class _Reader:
             self._refuse("auth_scheme must be Basic or Bearer")
         return scheme
 
-    def _budget(self, url: str, api_key: str) -> Budget:
+    def _budget(self) -> Budget:
         per_minute = int(self._number("requests_per_minute", default=90, minimum=1, maximum=100_000, whole=True))
         burst = int(self._number("burst", default=per_minute, minimum=1, maximum=100_000, whole=True))
-        name = hashlib.sha256(f"{url}\n{api_key}".encode()).hexdigest()[:32]
+        name = hashlib.sha256(f"{self._base_url()}\n{self._api_key()}".encode()).hexdigest()[:32]
         return Budget(name, per_minute, min(burst, per_minute), self._rate_limit_storage())
 
     def _rate_limit_storage(self) -> str:
@@ -205,10 +183,10 @@ class _Reader:
         if isinstance(proxies, str):
             try:
                 proxies = json.loads(proxies)
-            except ValueError:
+            except (ValueError, RecursionError):
                 proxies = None
         if not isinstance(proxies, dict) or not all(
-            isinstance(value, str) and _host(value) for value in proxies.values()
+            isinstance(value, str) and host_of(value) for value in proxies.values()
         ):
             self._refuse('proxies must be a JSON object such as {"https": "http://proxy.example.com:3128"}')
         return proxies
@@ -220,25 +198,31 @@ class _Reader:
         if str(verify).lower() in _TRUE | _FALSE:
             return str(verify).lower() in _TRUE
         if not os.path.exists(str(verify)):
-            self._refuse(f"verify must be true, false or the path of a CA bundle; {quote(verify)!r} is none of them")
+            self._refuse(f"verify must be true, false or the path of a CA bundle; {redact(verify)!r} is none of them")
         return str(verify)
 
-    def _url(self) -> str:
+    def _base_url(self) -> str:
         parts, port = self._parts()
         if parts.scheme not in ("https", "http") or not parts.hostname or parts.hostname.startswith("sk_"):
             self._refuse(f"the Base URL (host) must look like {DEFAULT_BASE_URL}")
         if parts.username or parts.password or parts.query or parts.fragment:
             self._refuse("the Base URL (host) must have no user, password, query or fragment; the key is the password")
-        if parts.scheme == "http" and not _is_loopback(parts.hostname):
+        if parts.scheme == "http" and not is_loopback(parts.hostname):
             self._refuse(
-                f"the Base URL (host) must be https://: plain http to {parts.hostname} would send the API key for "
-                "anyone to read. Only loopback (http://127.0.0.1:8000) may do without TLS"
+                f"the Base URL (host) must be https://: plain http to {redact(parts.hostname)} would send the API key "
+                "for anyone to read. Only loopback (http://127.0.0.1:8000) may do without TLS"
             )
         path = parts.path.rstrip("/")
-        if path.endswith(ENDPOINT.rstrip("/")):
-            self._refuse(f"the Base URL (host) must end before {ENDPOINT}, as in {DEFAULT_BASE_URL}")
+        if path.endswith(ASSIGNMENT.rstrip("/")):
+            self._refuse(f"the Base URL (host) must end before {ASSIGNMENT}, as in {DEFAULT_BASE_URL}")
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-        return f"{parts.scheme}://{host}{f':{port}' if port else ''}{path}{ENDPOINT}"
+        url = f"{parts.scheme}://{host}{f':{port}' if port else ''}{path}"
+        try:
+            requests.Request("POST", url + ASSIGNMENT).prepare()
+            host.encode("idna")
+        except (requests.RequestException, ValueError) as error:
+            self._refuse(f"the Base URL (host) can't be used ({redact(error)})")
+        return url
 
     def _parts(self) -> tuple[SplitResult, int | None]:
         """Split the base URL, which a connection given as a URI spreads over host, port and schema."""
@@ -254,25 +238,11 @@ class _Reader:
         try:
             parts = urlsplit(url)
             port = parts.port or connection.port
-        except ValueError:
+            usable = port is None or 0 < port < 65536
+        except (TypeError, ValueError):
+            usable = False
+        if not usable:
             self._refuse(f"the Base URL (host) is malformed; it must look like {DEFAULT_BASE_URL}")
         if schema not in ("", "http", "https") and parts.path in ("", "/"):
             parts = parts._replace(path="/" + schema.lstrip("/"))
         return parts, port
-
-
-def _host(url: str) -> str | None:
-    try:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        return parts.hostname if parts.port != 0 else None
-    except ValueError:
-        return None
-
-
-def _is_loopback(host: str | None) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host or "").is_loopback
-    except ValueError:
-        return False

@@ -6,11 +6,10 @@ import logging
 import pytest
 from airflow.providers.common.compat.sdk import Connection
 
+from splashify_provider.connection import settings_from_connection
 from splashify_provider.exceptions import SplashifyConfigurationError
 from splashify_provider.get_provider_info import get_provider_info
-from splashify_provider.hooks.settings import settings_from_connection
-
-ENDPOINT = "/public/assignment/"
+from tests.conftest import shown_in_frames
 
 
 def read(arguments=None, **fields):
@@ -47,8 +46,8 @@ def refused(**fields):
         ({"host": "127.0.0.1", "port": 8000, "schema": "HTTP"}, "http://127.0.0.1:8000"),
     ],
 )
-def test_the_endpoint_is_the_base_url_and_one_path_with_its_slash(fields, url):
-    assert read(**fields).url == url + ENDPOINT
+def test_the_base_url_is_read_however_it_is_written(fields, url):
+    assert read(**fields).base_url == url
 
 
 @pytest.mark.parametrize(
@@ -61,12 +60,12 @@ def test_the_endpoint_is_the_base_url_and_one_path_with_its_slash(fields, url):
         ("splashify://:sk_live_x@", "https://apis.splashifypro.com/api/v1"),
     ],
 )
-def test_a_connection_given_as_a_uri_gives_the_same_endpoint(uri, url, monkeypatch):
+def test_a_connection_given_as_a_uri_gives_the_same_address(uri, url, monkeypatch):
     from airflow.providers.common.compat.sdk import BaseHook
 
     monkeypatch.setenv("AIRFLOW_CONN_CRM", uri)
     settings = settings_from_connection(BaseHook.get_connection("crm"), {}, logging.getLogger().warning)
-    assert settings.url == url + ENDPOINT
+    assert settings.base_url == url
     assert settings.api_key == "sk_live_x"
 
 
@@ -118,7 +117,7 @@ def test_a_missing_key_is_refused(password):
 
 DEFAULTS = {
     "default_region": None,
-    "timeouts": (10.0, 30.0),
+    "timeout": 30.0,
     "max_attempts": 3,
     "auth_scheme": "Basic",
     "proxies": {},
@@ -133,10 +132,10 @@ DEFAULTS = {
         (
             {"timeout": 5, "max_attempts": 2, "default_region": "IN"},
             {},
-            {"timeouts": (5, 5), "max_attempts": 2, "default_region": "IN"},
+            {"timeout": 5, "max_attempts": 2, "default_region": "IN"},
         ),
-        ({"timeout": 5}, {"timeout": 60}, {"timeouts": (10, 60)}),
-        ({"timeout": "5.5", "max_attempts": "4"}, {}, {"timeouts": (5.5, 5.5), "max_attempts": 4}),
+        ({"timeout": 5}, {"timeout": 60}, {"timeout": 60}),
+        ({"timeout": "5.5", "max_attempts": "4"}, {}, {"timeout": 5.5, "max_attempts": 4}),
         ({"max_attempts": 2}, {"max_attempts": 5}, {"max_attempts": 5}),
         ({"default_region": "IN"}, {"default_region": "GB"}, {"default_region": "GB"}),
         ({"default_region": "IN"}, {"default_region": None}, {"default_region": "IN"}),
@@ -152,7 +151,7 @@ DEFAULTS = {
             {},
         ),
         ({"timeout": "  ", "proxies": {}}, {}, {}),
-        ({"timeout": 5}, {"timeout": ""}, {"timeouts": (5, 5)}),
+        ({"timeout": 5}, {"timeout": ""}, {"timeout": 5}),
         ({"default_region": " in "}, {"default_region": " "}, {"default_region": "IN"}),
         ({"auth_scheme": "bearer"}, {}, {"auth_scheme": "Bearer"}),
         ({"proxies": {"https": "http://proxy:3128"}}, {}, {"proxies": {"https": "http://proxy:3128"}}),
@@ -199,6 +198,47 @@ def test_a_bad_extra_is_named_with_what_it_should_be(extra, why):
     assert why in refused(extra=extra)
 
 
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"host": "https://*.example.com"}, "can't be used"),
+        ({"host": "https://a..b"}, "can't be used"),
+        ({"host": f"https://{'a' * 70}.example.com"}, "can't be used"),
+        ({"host": "https://example.com:99999"}, "malformed"),
+        ({"host": "https://example.com", "port": 99999}, "malformed"),
+        ({"host": "https://example.com", "port": -1}, "malformed"),
+        ({"host": "https://example.com/\x00"}, "control characters"),
+        ({"extra": {"verify": "/etc/ssl\x00/ca.pem"}}, "verify"),
+        ({"extra": '{"a": ' * 5000 + "1" + "}" * 5000}, "can't be read|JSON object"),
+        ({"extra": {"proxies": "[" * 50_000}}, "proxies must be"),
+        ({"extra": {"timeout": "9" * 5000}}, "timeout"),
+        ({"extra": '{"timeout": ' + "9" * 5000 + "}"}, "timeout|can't be read|JSON object"),
+        ({"extra": {"x": "y" * 100_001}}, "more than 100,000 characters"),
+        ({"extra": {"rate_limit_storage": "redis://[::1"}}, "rate_limit_storage"),
+    ],
+)
+def test_odd_values_are_configuration_errors_not_the_libraries_own(fields, why):
+    with pytest.raises(SplashifyConfigurationError, match=f"Connection 'crm'.*({why}).*Nothing was sent") as raised:
+        read(**fields)
+    assert shown_in_frames(raised.value, "sk_live_x") == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"password": "sk_live_x y"},
+        {"host": "ftp://example.com"},
+        {"extra": {"timeout": 0}},
+        {"extra": {"proxies": {"https": "http://u:sk_live_x@[bad"}}},
+        {"extra": {"rate_limit_storage": "redis://:sk_live_x@redis/zero"}},
+    ],
+)
+def test_a_refused_connection_leaves_no_key_in_the_errors_frames(fields):
+    with pytest.raises(SplashifyConfigurationError) as raised:
+        read(**fields)
+    assert shown_in_frames(raised.value, "sk_live_x") == []
+
+
 class TestBudget:
     @pytest.mark.parametrize(
         ("extra", "arguments", "expected"),
@@ -241,7 +281,7 @@ class TestBudget:
         assert "pa55word" not in text
 
     def test_redis_without_its_package_says_what_to_install(self, monkeypatch):
-        monkeypatch.setattr("splashify_provider.hooks.settings.find_spec", lambda _: None)
+        monkeypatch.setattr("splashify_provider.connection.find_spec", lambda _: None)
         assert "airflow-provider-splashify[redis]" in refused(extra={"rate_limit_storage": "redis://redis"})
 
     def test_one_key_at_one_address_is_one_budget_which_names_neither(self):
@@ -281,9 +321,3 @@ def test_the_repr_shows_no_secret():
     settings = read(extra={"proxies": {"https": "http://user:secret@proxy:3128"}})
     assert "sk_live_x" not in repr(settings)
     assert "secret" not in repr(settings)
-
-
-def test_plain_http_never_leaves_this_machine_through_a_proxy():
-    proxies = {"http": "http://proxy.example.com:3128", "https": "http://127.0.0.1:3128", "all": "http://10.0.0.1:1"}
-    assert read(host="http://127.0.0.1:8000").allowed_proxies(proxies) == {"https": "http://127.0.0.1:3128"}
-    assert read().allowed_proxies(proxies) == proxies

@@ -20,7 +20,7 @@ from splashify_provider.exceptions import (
     UnexpectedResponseError,
 )
 from splashify_provider.hooks.splashify import SplashifyHook
-from tests.conftest import ADA, PHONE, http
+from tests.conftest import ADA, PHONE, http, shown_in_frames
 
 KEY = "sk_live_sandbox"
 
@@ -36,10 +36,9 @@ class TestAccidents:
         assert len(sleeps) == 2
         assert "safe to try again" in str(raised.value)
         assert KEY not in str(raised.value)
+        assert "\n" not in raised.value.reason
         # Nor in any variable of a frame that tools like Sentry would show.
-        assert raised.value.__suppress_context__
-        shown = [repr(value) for entry in raised.traceback for value in entry.frame.f_locals.values()]
-        assert not [text for text in shown if KEY in text]
+        assert not {KEY, PHONE} & set(shown_in_frames(raised.value))
 
     def test_refused(self, connect, sleeps):
         with socket.create_server(("127.0.0.1", 0)) as server:
@@ -219,7 +218,7 @@ class TestEnvironment:
     @pytest.mark.parametrize("host", ["https://a..b", f"https://{'a' * 70}.example.com"])
     def test_a_host_name_that_cannot_be_is_a_configuration_error(self, connect, host):
         connect(host)
-        with pytest.raises(SplashifyConfigurationError, match="'splashify_default' can't be used"):
+        with pytest.raises(SplashifyConfigurationError, match="'splashify_default'.* can't be used"):
             SplashifyHook().assign(PHONE, ADA)
 
     def test_a_success_with_a_byte_order_mark_is_one(self, raw_server, connect):
