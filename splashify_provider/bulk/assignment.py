@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,12 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A row that has been checked and may be sent.
-
-    :param position: Its place in the list, counted from 1.
-    :param user_phone_number: The customer's number in the API's form. Not part of the repr.
-    :param agent_email: Who shall have the conversation.
-    """
+    """A row that has been checked and may be sent: its position from 1, the number in the API's form, the agent."""
 
     position: int
     user_phone_number: str = field(repr=False)
@@ -71,13 +67,7 @@ class AssignmentOutcome:
 
 
 def check_row(client: SplashifyClient, position: int, row: object) -> Assignment | AssignmentOutcome:
-    """Check one row of a batch.
-
-    :param client: Knows whose national numbers are understood.
-    :param position: The row's place in the list, counted from 1.
-    :param row: A mapping with ``user_phone_number`` and ``agent_email``; what else it has is ignored.
-    :return: What can be sent, or the outcome ``invalid``.
-    """
+    """Return what can be sent of a row with ``user_phone_number`` and ``agent_email``, or the outcome ``invalid``."""
     if not isinstance(row, Mapping):
         text = f"It is {type(row).__name__}, not a mapping with user_phone_number and agent_email. Nothing was sent."
         return AssignmentOutcome(position, "", "", "invalid", text, InvalidPhoneNumberError(text))
@@ -95,3 +85,10 @@ def check_row(client: SplashifyClient, position: int, row: object) -> Assignment
 def plural(count: int, noun: str) -> str:
     """Return a number with its noun: ``1 row``, ``1,000 rows``."""
     return f"{count:,} {noun}" + "s" * (count != 1)
+
+
+def reworded(error: SplashifyError, reason: str, remedy: str | None = None) -> SplashifyError:
+    """Return a copy of an error with another reason and, if it is given, another remedy."""
+    copied = copy.copy(error)
+    copied.message = "\n".join(filter(None, [reason, error.remedy if remedy is None else remedy]))
+    return copied

@@ -87,9 +87,8 @@ class Checkpoint:
         return next((outcome for outcome in _DONE if agent and agent == self._agent(item, outcome)), None)
 
     def begin(self, to_send: Iterable[Assignment]) -> None:
-        """Forget what is about to be sent, since this worker may be killed right after.
+        """Forget all that is about to be sent, since this worker may be killed right after.
 
-        :param to_send: All of it.
         :raises AirflowException: If that can't be saved.
         """
         try:
@@ -203,12 +202,7 @@ def _unusable(what: str, error: Exception) -> AirflowException:
 
 
 def retry_later(reason: str, remedy: str) -> AirflowException:
-    """Return an error that Airflow retries, and log it: its UI shows the stack trace below an exception's text.
-
-    :param reason: What happened.
-    :param remedy: What to do about it.
-    :return: The error.
-    """
+    """Return an error that Airflow retries, and log it: its UI shows the stack trace below an exception's text."""
     log.error("%s", reason)
     log.error("%s", remedy)
     return AirflowException(f"{reason}\n{remedy}")

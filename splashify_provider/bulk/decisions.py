@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from splashify_provider.bulk.assignment import Assignment, AssignmentOutcome
+from splashify_provider.bulk.assignment import Assignment, AssignmentOutcome, reworded
 from splashify_provider.client import is_worth_another_try, retry_delay, too_long_a_wait
 from splashify_provider.exceptions import (
     AuthenticationError,
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 Answer = str | BaseException
 
-MOST_IN_FLIGHT = 64
 LONGEST_LIMITED = 2 * WINDOW
 """Seconds of nothing but 429s after which a batch stops: a worker is not held for a limit that lasts."""
 
@@ -36,16 +34,6 @@ _REFUSED_KEY = (AuthenticationError, PermissionDeniedError)
 # 400s that concern a single row prove that key, address and service are fine. (Not 404 or 405: the address is wrong.)
 _ABOUT_ONE_ROW = ("conversation_not_found", "agent_not_found", "agent_inactive")
 _STATUS_ABOUT_ONE_ROW = (400, 422)
-
-
-def check_limits(max_in_flight: object, max_consecutive_failures: object) -> None:
-    """Raise a SplashifyConfigurationError for limits that no batch can keep to."""
-    for name, value, most in (
-        ("max_in_flight", max_in_flight, MOST_IN_FLIGHT),
-        ("max_consecutive_failures", max_consecutive_failures, 1_000_000),
-    ):
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-            raise SplashifyConfigurationError(f"{name} must be a whole number from 1 to {most:,}, not {value!r}.")
 
 
 @dataclass(eq=False)
@@ -209,10 +197,3 @@ class Decisions:
         text = f"Not attempted: the batch was stopped at position {self._stopped_at} ({type(stop).__name__})."
         for item in itertools.chain([self._next.item] if self._next else [], rows):
             yield item.ended("not_attempted", text, stop, stop) if isinstance(item, Assignment) else item
-
-
-def reworded(error: SplashifyError, reason: str, remedy: str | None = None) -> SplashifyError:
-    """Return a copy of an error with another reason and, if it is given, another remedy."""
-    copied = copy.copy(error)
-    copied.message = "\n".join(filter(None, [reason, error.remedy if remedy is None else remedy]))
-    return copied

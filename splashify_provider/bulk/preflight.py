@@ -17,56 +17,63 @@ if TYPE_CHECKING:
     from splashify_provider.client import SplashifyClient
 
 MOST_ROWS = 1_000_000
-_MOST_PROBLEMS_KEPT = 1000
-_MOST_PROBLEMS_IN_ERROR = 20
+MOST_IN_FLIGHT = 64
+_MOST_IN_LOG, _MOST_IN_ERROR = 1000, 20
 _ROWS_BETWEEN_TICKS = 1000
+
+
+def check_limits(max_in_flight: object, max_consecutive_failures: object) -> None:
+    """Raise a SplashifyConfigurationError for limits that no batch can keep to."""
+    for name, value, most in (
+        ("max_in_flight", max_in_flight, MOST_IN_FLIGHT),
+        ("max_consecutive_failures", max_consecutive_failures, 1_000_000),
+    ):
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            raise SplashifyConfigurationError(f"{name} must be a whole number from 1 to {most:,}, not {value!r}.")
 
 
 @dataclass
 class CheckedRows:
-    """The rows of a batch, read and checked once.
-
-    :param total: How many rows there are.
-    :param assignments: By number, the first row of each.
-    :param duplicates: Rows that say the same as an earlier one, each with that one.
-    :param invalid: The outcomes of the rows that can't be sent.
-    :param conflicts: How many rows give a number to another agent than an earlier one.
-    :param conflicting_rows: The first thousand of those, in words.
-    """
+    """The rows of a batch, read and checked once."""
 
     total: int = 0
-    assignments: dict[str, Assignment] = field(default_factory=dict, repr=False)
-    duplicates: list[tuple[Assignment, Assignment]] = field(default_factory=list)
+    assignments: dict[str, Assignment] = field(default_factory=dict, repr=False)  # by number, the first row of each
+    duplicates: list[tuple[Assignment, Assignment]] = field(default_factory=list)  # of an earlier row, with that one
+    conflicts: list[tuple[Assignment, Assignment]] = field(default_factory=list)  # with an earlier row, with that one
     invalid: list[AssignmentOutcome] = field(default_factory=list)
-    conflicts: int = 0
-    conflicting_rows: list[str] = field(default_factory=list)
 
     def refuse_bad_rows(self, log: Any, *, skip_invalid: bool) -> None:
-        """Log every row that can't be sent, and refuse the batch for all of them at once.
+        """Log what is wrong with the first thousand bad rows, and refuse the batch for all of them at once.
 
-        :param log: The task's logger.
-        :param skip_invalid: Whether the batch goes on without invalid rows.
-        :raises SplashifyConfigurationError: Naming the first of them.
+        :raises SplashifyConfigurationError: Naming the first twenty, unless they may be skipped.
         """
-        for problem in self.conflicting_rows:
+        conflicts = [
+            f"Row {row.position} ({mask_phone_number(row.user_phone_number)}): for {row.agent_email}, but row "
+            f"{first.position} gives the same number to {first.agent_email}."
+            for row, first in self.conflicts[:_MOST_IN_LOG]
+        ]
+        invalid = [
+            f"Row {row.position} ({mask_phone_number(row.user_phone_number)}): "
+            + row.message.partition("\n")[0].replace(" Nothing was sent.", "")  # said once, of all of them
+            for row in self.invalid[:_MOST_IN_LOG]
+        ]
+        for problem in conflicts:
             log.error("%s", problem)
-        invalid_rows = list(map(_in_words, self.invalid[:_MOST_PROBLEMS_KEPT]))
-        for problem in invalid_rows:
+        for problem in invalid:
             (log.warning if skip_invalid else log.error)("%s", problem)
-        bad, problems = self.conflicts, self.conflicting_rows
-        if not skip_invalid:
-            bad, problems = bad + len(self.invalid), problems + invalid_rows
-        if not bad:
+        refused = [] if skip_invalid else self.invalid
+        if not (bad := len(self.conflicts) + len(refused)):
             return
-        shown = problems[:_MOST_PROBLEMS_IN_ERROR]
-        more = f" … and {bad - len(shown):,} more; the log has the first thousand." if bad > len(shown) else ""
-        remedies = {} if skip_invalid else dict.fromkeys(item.message.partition("\n")[2] for item in self.invalid)
+        shown = (conflicts + ([] if skip_invalid else invalid))[:_MOST_IN_ERROR]
+        if bad > len(shown):
+            shown.append(f"… and {bad - len(shown):,} more; the log has the first thousand.")
         advice = "on_invalid='skip' goes on without invalid rows"
-        if self.conflicts:
+        if conflicts:
             advice += ", but not where one number is for two agents"
+        remedies = dict.fromkeys(row.message.partition("\n")[2] for row in refused)
         raise SplashifyConfigurationError(
-            f"{bad:,} of {plural(self.total, 'row')} can't be sent, so nothing was sent. {' '.join(shown)}{more}\n"
-            f"Correct them, then clear this task ({advice}). {' '.join(filter(None, remedies))}".rstrip()
+            f"{bad:,} of {plural(self.total, 'row')} can't be sent, so nothing was sent. {' '.join(shown)}\n"
+            + " ".join(filter(None, [f"Correct them, then clear this task ({advice}).", *remedies]))
         )
 
 
@@ -75,10 +82,7 @@ class CheckedRows:
 def check_rows(client: SplashifyClient, rows: Iterable[Any], on_tick: Callable[[], object]) -> CheckedRows:
     """Read and check all rows.
 
-    :param client: See :func:`check_row`.
-    :param rows: The rows.
     :param on_tick: Called every 1,000 rows. What it raises ends the reading.
-    :return: The rows, checked.
     :raises SplashifyConfigurationError: If there are more than a million.
     """
     checked = CheckedRows()
@@ -94,26 +98,7 @@ def check_rows(client: SplashifyClient, rows: Iterable[Any], on_tick: Callable[[
         item = check_row(client, position, row)
         if isinstance(item, AssignmentOutcome):
             checked.invalid.append(replace(item, error=None))  # which says what the message says
-        else:
-            _add(checked, item)
+        elif (first := checked.assignments.setdefault(item.user_phone_number, item)) is not item:
+            is_same = first.agent_email.casefold() == item.agent_email.casefold()
+            (checked.duplicates if is_same else checked.conflicts).append((item, first))
     return checked
-
-
-def _add(checked: CheckedRows, item: Assignment) -> None:
-    first = checked.assignments.setdefault(item.user_phone_number, item)
-    if first is item:
-        return
-    if first.agent_email.casefold() == item.agent_email.casefold():
-        checked.duplicates.append((item, first))
-        return
-    checked.conflicts += 1
-    if len(checked.conflicting_rows) < _MOST_PROBLEMS_KEPT:
-        checked.conflicting_rows.append(
-            f"Row {item.position} ({mask_phone_number(item.user_phone_number)}): for {item.agent_email}, but row "
-            f"{first.position} gives the same number to {first.agent_email}."
-        )
-
-
-def _in_words(item: AssignmentOutcome) -> str:
-    reason = item.message.partition("\n")[0].replace(" Nothing was sent.", "")  # said once, of all of them
-    return f"Row {item.position} ({mask_phone_number(item.user_phone_number)}): {reason}"

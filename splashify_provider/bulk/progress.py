@@ -7,8 +7,7 @@ from collections import Counter
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, get_args
 
-from splashify_provider.bulk.assignment import plural
-from splashify_provider.bulk.decisions import reworded
+from splashify_provider.bulk.assignment import plural, reworded
 from splashify_provider.exceptions import Outcome, SplashifyError
 from splashify_provider.redaction import mask_phone_number
 
@@ -27,13 +26,7 @@ _AGENT_REFUSED = ("agent_not_found", "agent_inactive")
 
 
 class Progress:
-    """Counts what a batch has done.
-
-    :param checked: The batch's rows.
-    :param limiter: Knows how many requests the key allows, and when the next may go.
-    :param log: The task's logger.
-    :param clock: Gives the time in seconds, never going backwards.
-    """
+    """Counts what a batch has done, and tells the task's log."""
 
     def __init__(
         self, checked: CheckedRows, limiter: RateLimiter, log: Any, clock: Callable[[], float] = time.monotonic
@@ -47,8 +40,7 @@ class Progress:
         self._refused: dict[str, Counter[Outcome]] = {}  # by agent
         self._errors: dict[Outcome, SplashifyError] = {}  # the last of each
         self._failures: list[AssignmentOutcome] = []
-        self._kinds: Counter[tuple[str, str]] = Counter()
-        self._first_of_kind: dict[tuple[str, str], AssignmentOutcome] = {}
+        self._kinds: dict[tuple[str, str], tuple[int, AssignmentOutcome]] = {}  # how many, and the first
         self._started = self._logged = clock()
         self._sent = self._sent_when_logged = 0
 
@@ -80,9 +72,9 @@ class Progress:
             self._refused.setdefault(outcome.agent_email, Counter())[outcome.outcome] += 1
         # Of one kind are those that differ in nothing but the number.
         kind = outcome.outcome, outcome.error.reason.replace(mask_phone_number(outcome.user_phone_number), "…")
-        if kind in self._kinds or len(self._kinds) < _MOST_KINDS_IN_LOG:
-            self._kinds[kind] += 1
-            self._first_of_kind.setdefault(kind, outcome)
+        count, first = self._kinds.get(kind, (0, outcome))
+        if count or len(self._kinds) < _MOST_KINDS_IN_LOG:
+            self._kinds[kind] = count + 1, first
 
     def log_if_due(self) -> None:
         """Log a line every ten seconds."""
@@ -93,10 +85,8 @@ class Progress:
         self._logged, self._sent_when_logged = now, self._sent
         limiter, left = self._limiter, self._to_send - self._sent
         if wait := limiter.wait:
-            seconds, pace = (
-                limiter.seconds_for(left),
-                f"Waiting for the limit, {limiter.requests_per_minute:,} a minute",
-            )
+            seconds = limiter.seconds_for(left)
+            pace = f"Waiting for the limit, {limiter.requests_per_minute:,} a minute"
         else:  # it is fast now, but not beyond the present burst
             seconds = max(left / rate if rate else 0.0, limiter.seconds_for(self._to_send) - (now - self._started))
             pace = f"{rate:.1f} a second"
@@ -118,20 +108,16 @@ class Progress:
         self._log.info("The batch took %.1f s:", self._clock() - self._started)
         for outcome, count in rows:  # a line each: log viewers show a line break as they like
             self._log.info("    %-24s %9s", outcome, f"{count:,}")
-        for kind, count in self._kinds.most_common():
-            first = self._first_of_kind[kind]
-            text, number = first.message.split("\n"), mask_phone_number(first.user_phone_number)
-            self._log.warning(
-                "%s %s, the first is row %d (%s): %s", plural(count, "row"), kind[0], first.position, number, text[0]
-            )
-            for line in text[1:]:
+        for count, first in self._kinds.values():
+            row = f"row {first.position} ({mask_phone_number(first.user_phone_number)})"
+            text = f"{plural(count, 'row')} {first.outcome}, the first is {row}: {first.message}"
+            for line in text.split("\n"):
                 self._log.warning("%s", line)
 
     def error(self, next_try: str) -> SplashifyError | None:
-        """Return the error that stands for all that is not done, transient if a retry may help.
+        """Return the error that stands for all that is not done, if anything is: transient if a retry may help.
 
         :param next_try: What the next try does, as in "sends everything again.".
-        :return: None if everything is done.
         """
         order = ("failed", "rejected", *self._errors)
         error = self.stopped_by or next((self._errors[each] for each in order if each in self._errors), None)
@@ -148,7 +134,10 @@ class Progress:
             reason += f". The last: {error.reason}"
         else:  # whose reason names one row or agent of many
             reason += "."
-        remedies = dict.fromkeys([error.remedy, *(other.remedy for other in self._errors.values())])
+        remedies = [error.remedy]
+        for outcome, other in self._errors.items():
+            if other.remedy not in ("", error.remedy):
+                remedies.append(f"{outcome.replace('_', ' ').capitalize()}: {other.remedy}")
         again = "A retry, or clearing this task," if error.retryable else "Then clear this task: it"
         return reworded(error, reason, " ".join(filter(None, [*remedies, f"{again} {next_try}"])))
 

@@ -30,8 +30,6 @@ class Report:
     On the worker's own file system each line is there at once. Other stores take whole files only: there it is written
     at the end.
 
-    :param path: Where; anything ``ObjectStoragePath`` understands.
-    :param phone_numbers: ``masked`` or ``full``.
     :raises SplashifyConfigurationError: If it can't be written.
     """
 
@@ -56,12 +54,7 @@ class Report:
             self.write(item, "done_before", "Done by an earlier try.")
 
     def write(self, item: Assignment | AssignmentOutcome, outcome: str, message: str) -> None:
-        """Write the line of a row. If that fails, the batch goes on.
-
-        :param item: The row.
-        :param outcome: What became of it.
-        :param message: The same for people.
-        """
+        """Write the line of a row. If that fails, the batch goes on."""
         phone = item.user_phone_number
         entry = {
             "position": item.position,
@@ -81,10 +74,7 @@ class Report:
             self._is_broken = True
 
     def close(self) -> Exception | None:
-        """End the report.
-
-        :return: What kept it from being written whole. Not raised: it must not hide why a batch failed.
-        """
+        """End the report. Return what kept it from being written whole: it must not hide why a batch failed."""
         try:
             with self._stream:
                 if not self._is_local:

@@ -8,7 +8,8 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from splashify_provider.bulk.assignment import Assignment, AssignmentOutcome, check_row
-from splashify_provider.bulk.decisions import Answer, Decisions, Job, check_limits
+from splashify_provider.bulk.decisions import Answer, Decisions, Job
+from splashify_provider.bulk.preflight import check_limits
 from splashify_provider.client import retry_delay
 from splashify_provider.exceptions import RateLimitError, SplashifyAPIError
 
@@ -32,21 +33,7 @@ def assign_many(
     max_consecutive_failures: int = 10,
     on_tick: Callable[[], object] | None = None,
 ) -> Generator[AssignmentOutcome, None, None]:
-    """Send many assignments as fast as the key allows.
-
-    Rows are read as they are needed; outcomes come as they are known, so not in the rows' order, except for one phone
-    number's: its second row waits for the answer to its first, and so does everything behind it.
-
-    :param client: Sends them.
-    :param assignments: Rows with ``user_phone_number`` and ``agent_email``, or what :func:`check_row` made of them.
-    :param max_in_flight: How many requests may be waiting for their answer at once, 1 to 64.
-    :param max_consecutive_failures: After so many failures in a row the rest is not attempted. 400s that concern a
-        single row don't count.
-    :param on_tick: Called before each request, and about once a second while there is none to send. What it raises
-        ends the batch, once the answers under way have had two seconds to arrive.
-    :return: One outcome for each row.
-    :raises SplashifyConfigurationError: If an argument is wrong.
-    """
+    """Send rows, or what :func:`check_row` made of them, as ``SplashifyHook.assign_many`` describes."""
     check_limits(max_in_flight, max_consecutive_failures)
     decisions = Decisions(
         client.limiter,

@@ -15,18 +15,14 @@ from splashify_provider.redaction import redact
 
 COLUMNS = ("user_phone_number", "agent_email")
 MOST_CHARACTERS = 10**9
-LONGEST_LINE = 100_000
-LONGEST_PATH = 4096
+LONGEST_LINE, LONGEST_PATH = 100_000, 4096
 _FIX = "Fix it, then clear this task."
 
 
 def rows_of(assignments: object) -> Iterator[Any]:
-    """Read the rows that ``assignments`` stands for.
+    """Read the rows that the operator's ``assignments`` stands for.
 
-    :param assignments: A list (or any other iterable) of mappings; the same as JSON text; or the path of a file: JSON
-        Lines, or CSV with a header. Paths are whatever Airflow's ``ObjectStoragePath`` understands.
-    :return: The rows.
-    :raises SplashifyConfigurationError: If it is none of these, or when a file turns out to be unreadable.
+    :raises SplashifyConfigurationError: If it stands for none, or when a file turns out to be unreadable.
     """
     if isinstance(assignments, str):
         text = _text(assignments)
@@ -49,12 +45,7 @@ def rows_of(assignments: object) -> Iterator[Any]:
 
 
 def is_read_from(assignments: object, path: str) -> bool:
-    """Check whether rows come from this very file.
-
-    :param assignments: What :func:`rows_of` takes.
-    :param path: The file.
-    :return: Whether they do.
-    """
+    """Check whether rows come from this very file."""
     given = _text(assignments) if isinstance(assignments, str) else assignments
     if not (isinstance(given, str) or _is_path(given)) or str(given).startswith(("[", "{")):
         return False
@@ -62,12 +53,7 @@ def is_read_from(assignments: object, path: str) -> bool:
 
 
 def refuse_special_file(path: str) -> None:
-    """Refuse devices and pipes: they may be read or written for ever.
-
-    :param path: A path on this machine, which need not exist.
-    :raises SplashifyConfigurationError: If it is neither a regular file nor a directory.
-    :raises OSError: If it can't be looked at.
-    """
+    """Raise a SplashifyConfigurationError for devices and pipes: they may be read or written for ever."""
     if (file := Path(path)).exists() and not (file.is_file() or file.is_dir()):
         raise SplashifyConfigurationError(
             f"{redact(path)} is a device or a pipe, not a regular file. Nothing was sent.\n{_FIX}"
@@ -75,11 +61,7 @@ def refuse_special_file(path: str) -> None:
 
 
 def is_local(path: Any) -> bool:
-    """Check whether an ``ObjectStoragePath`` is on this machine.
-
-    :param path: The path.
-    :return: Whether it is.
-    """
+    """Check whether an ``ObjectStoragePath`` is on this machine."""
     return path.protocol in ("", "file", "local")
 
 

@@ -9,6 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.providers.common.compat.sdk import AirflowSkipException
 
 from splashify_provider.bulk.assignment import plural
+from splashify_provider.bulk.checkpoint import Checkpoint, retry_later
+from splashify_provider.bulk.preflight import CheckedRows, check_limits, check_rows
+from splashify_provider.bulk.progress import Progress
+from splashify_provider.bulk.report import Report
+from splashify_provider.bulk.sources import is_read_from, rows_of
 from splashify_provider.exceptions import SplashifyConfigurationError
 from splashify_provider.operators.base import SplashifyOperator, skip_if_too_old
 from splashify_provider.redaction import redact
@@ -19,10 +24,6 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from splashify_provider.bulk.assignment import Assignment
-    from splashify_provider.bulk.checkpoint import Checkpoint
-    from splashify_provider.bulk.preflight import CheckedRows
-    from splashify_provider.bulk.progress import Progress
-    from splashify_provider.bulk.report import Report
     from splashify_provider.exceptions import Outcome
 
 
@@ -42,7 +43,7 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
     XCom gets ``total``, ``counts`` by outcome, ``done_before`` (by an earlier try), ``duplicates``, ``not_done`` (the
     positions, from 1, of the rows whose conversations are not with their agents, as ``[first, last]`` of each run of
     them; all other rows are assigned), ``refused_agents`` (how often, by agent and outcome) and the first 100
-    ``failures`` with masked numbers; also when the task fails, but not when Airflow stops it.
+    ``failures`` with masked numbers; also when the task fails because rows are not done.
 
     :param assignments: A list of mappings with ``user_phone_number`` and ``agent_email`` (what else they have is
         ignored), another task's result, the same as JSON text, or the path of a file: JSON Lines, or CSV with a header,
@@ -118,9 +119,6 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
 
         :raises SplashifyConfigurationError: Naming the argument.
         """
-        from splashify_provider.bulk.decisions import check_limits
-        from splashify_provider.bulk.sources import is_read_from
-
         super().check_arguments()
         self.check_choice("on_invalid", "fail", "skip")
         self.check_choice("report_phone_numbers", "masked", "full")
@@ -151,12 +149,6 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
         :raises SplashifyError: If something is not done and the error is transient: Airflow's retries apply.
         :raises AirflowException: If the task is told to stop, or can't keep its checkpoint or report.
         """
-        # Imported here so that parsing a DAG loads no HTTP library.
-        from splashify_provider.bulk.preflight import check_rows
-        from splashify_provider.bulk.progress import Progress
-        from splashify_provider.bulk.report import Report
-        from splashify_provider.bulk.sources import rows_of
-
         self._parent = os.getppid()
         with self.airflow_errors():
             self.check_arguments()
@@ -182,8 +174,6 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
             return self._end(context, checkpoint, progress, unwritten)
 
     def _checkpoint(self, context: Mapping[str, Any]) -> Checkpoint:
-        from splashify_provider.bulk.checkpoint import Checkpoint
-
         client = self.hook.client
         # Another address is another workspace, and its agents and customers are others.
         secret = client.fingerprint(f"{context.get('run_id')} {client.settings.budget.name}")
@@ -219,15 +209,9 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
         return ("assigned", "conversation_not_found") if self.on_conversation_not_found == "skip" else ("assigned",)
 
     def _log_counts(self, checked: CheckedRows, to_send: int, done_before: int) -> None:
-        self.log.info(
-            "%s: %s, %s done by an earlier try, %s, %s invalid; at most %s a minute.",
-            plural(checked.total, "row"),
-            f"{to_send:,} to send",
-            f"{done_before:,}",
-            plural(len(checked.duplicates), "duplicate"),
-            f"{len(checked.invalid):,}",
-            f"{self.hook.client.limiter.requests_per_minute:,}",
-        )
+        counts = f"{plural(checked.total, 'row')}: {to_send:,} to send, {done_before:,} done by an earlier try"
+        counts += f", {plural(len(checked.duplicates), 'duplicate')}, {len(checked.invalid):,} invalid"
+        self.log.info("%s; at most %s a minute.", counts, f"{self.hook.client.limiter.requests_per_minute:,}")
         if self.is_dry_run:
             self.log.info("Dry run, nothing was sent.")
         elif not checked.total:
@@ -236,7 +220,7 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
     def _send(
         self, to_send: list[Assignment], checkpoint: Checkpoint, progress: Progress, report: Report | None
     ) -> None:
-        from splashify_provider.bulk.sender import assign_many
+        from splashify_provider.bulk.sender import assign_many  # not earlier: parsing a DAG loads no HTTP library
 
         def tick() -> None:
             self._stop_if_told()
@@ -261,8 +245,6 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
                     report.write(outcome, outcome.outcome, outcome.message)
 
     def _stop_if_told(self) -> None:
-        from splashify_provider.bulk.checkpoint import retry_later
-
         remedy = "A retry, or clearing this task, sends what is not done."
         if self._is_killed:
             raise retry_later("The task was told to stop (SIGTERM).", remedy)
@@ -273,8 +255,6 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
         self, context: Mapping[str, Any], checkpoint: Checkpoint, progress: Progress, unwritten: Exception | None
     ) -> dict[str, Any]:
         """Fail, or forget what was done and return the summary."""
-        from splashify_provider.bulk.checkpoint import retry_later
-
         if unwritten:
             self.log.error("The report %s could not be written (%s).", self.report_path, redact(unwritten))
         next_try = (

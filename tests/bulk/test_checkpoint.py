@@ -193,14 +193,14 @@ class TestSaving:
         assert not isinstance(raised.value, AirflowFailException)
         assert "A retry goes on from what is saved" in str(raised.value).split("\n")[1]
 
-    def test_a_store_that_is_down_is_asked_now_and_then_and_complained_of_once(self, open_it, store, clock, log):
+    def test_a_store_that_is_down_is_asked_now_and_then_and_complained_of_once(self, open_it, store, clock, caplog):
         checkpoint = open_it()
         store.broken.add("set")
         for item in assignments(*range(150)):
             do(checkpoint, item)
             clock.now += 1  # 150 seconds
         assert 3 <= store.calls.count("set") <= 4
-        assert log.text.count("could not be saved") == 1
+        assert caplog.text.count("could not be saved") == 1
 
     def test_a_store_that_recovers_has_everything(self, open_it, store, clock):
         checkpoint, done = open_it(), assignments(*range(500))

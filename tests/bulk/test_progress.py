@@ -205,7 +205,7 @@ class TestTheError:
             "3 of 3 assignments are not done (failed: 1; rejected: 1; not attempted: 1), and the batch was stopped. "
             "the key is refused"
         )
-        assert error.remedy == "renew it wait Then clear this task: it does the rest."
+        assert error.remedy == "renew it Failed: wait Then clear this task: it does the rest."
 
     def test_there_is_none_if_everything_is_done(self):
         batch = Batch(2)

@@ -110,13 +110,13 @@ class TestOneThatCanNotBeWritten:
         with pytest.raises(SplashifyConfigurationError, match="not a regular file"):
             Report(str(tmp_path / where), "masked")
 
-    def test_a_full_disk_ends_no_batch_and_is_said_once(self, path, log):
+    def test_a_full_disk_ends_no_batch_and_is_said_once(self, path, caplog):
         report = Report(str(path), "masked")
         with full_disk():
             for item in assignments(*range(5)):
                 report.write(item, "assigned", "done")
             assert isinstance(report.close(), OSError)
-        assert log.text.count("The report could not be written") == 1
+        assert caplog.text.count("The report could not be written") == 1
 
 
 @contextmanager
