@@ -28,7 +28,7 @@ for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
 import pytest  # noqa: E402
 
 from splashify_provider import rate_limit  # noqa: E402
-from splashify_provider.hooks import batch  # noqa: E402
+from splashify_provider.bulk import decisions, sender  # noqa: E402
 from splashify_provider.hooks.splashify import SplashifyHook  # noqa: E402
 from splashify_provider.sandbox.server import Sandbox  # noqa: E402
 from splashify_provider.sandbox.workspace import DEFAULT_KEY  # noqa: E402
@@ -120,7 +120,8 @@ def team(size=1000, **scenarios):
 @pytest.fixture
 def workspace(connect, monkeypatch):
     """Start a sandbox with many conversations, and give a hook for it and everything that was posted."""
-    monkeypatch.setattr(batch, "retry_delay", lambda *_: 0.01)
+    monkeypatch.setattr(decisions, "retry_delay", lambda *_: 0.01)
+    monkeypatch.setattr(sender, "retry_delay", lambda *_: 0.01)
     started = []
 
     def start(seed=None, *, per_minute=100_000, extra=None, **options):

@@ -14,6 +14,7 @@ from splashify_provider.retry_policy import DEFAULT_RETRY_POLICY
 GOLDEN = Path(__file__).with_name("public_api.txt")
 MODULES = (
     "agent_email",
+    "bulk.assignment",
     "client",
     "exceptions",
     "hooks.splashify",

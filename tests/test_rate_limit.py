@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splashify_provider import rate_limit
+from splashify_provider.client import is_worth_another_try
 from splashify_provider.exceptions import RateLimitError
-from splashify_provider.hooks.batch import is_worth_another_try
 from splashify_provider.rate_limit import (
     LONGEST_WAIT,
     VENDOR_LIMIT,

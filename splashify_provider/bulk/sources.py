@@ -1,4 +1,4 @@
-"""Where a batch's rows come from: a list, JSON text, or a file that is read as it is needed."""
+"""Where a batch's rows come from: a list, JSON text, or a file that is read row by row."""
 
 from __future__ import annotations
 
@@ -6,55 +6,63 @@ import csv
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeGuard
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, TypeGuard
 
 from splashify_provider.exceptions import SplashifyConfigurationError
-from splashify_provider.redaction import quote
+from splashify_provider.redaction import redact
 
 COLUMNS = ("user_phone_number", "agent_email")
+MOST_CHARACTERS = 10**9
+LONGEST_LINE, LONGEST_PATH = 100_000, 4096
+_FIX = "Fix it, then clear this task."
 
 
-def rows_of(assignments: object) -> Callable[[], Iterator[Any]]:
-    """Find out what ``assignments`` is.
+def rows_of(assignments: object) -> Iterator[Any]:
+    """Read the rows that the operator's ``assignments`` stands for.
 
-    :param assignments: A list (or any other iterable) of mappings; the same as JSON text; or the path of a file: JSON
-        Lines, or CSV with a header. Paths are whatever Airflow's ``ObjectStoragePath`` understands.
-    :return: A function that starts to read the rows, from the first one, as often as it is called.
-    :raises SplashifyConfigurationError: If it is none of these.
+    :raises SplashifyConfigurationError: If it stands for none, or when a file turns out to be unreadable.
     """
     if isinstance(assignments, str):
         text = _text(assignments)
         if text.startswith(("[", "{")):
-            return _rows_of_json(text).__iter__
-        if not text or "\n" in text or text in ("None", "null"):
+            return iter(_rows_of_json(text))
+        if not text or "\n" in text or len(text) > LONGEST_PATH or text in ("None", "null"):
             raise SplashifyConfigurationError(
-                f"assignments is neither JSON nor a path: {quote(text)!r}. Nothing was sent. If it is a template, "
+                f"assignments is neither JSON nor a path: {redact(text)!r}. Nothing was sent.\nIf it is a template, "
                 "check what it refers to."
             )
-        return lambda: _rows_of_file(text)
+        return _rows_of_file(text)
     if _is_path(assignments):
-        return lambda: _rows_of_file(assignments)
+        return _rows_of_file(assignments)
     if isinstance(assignments, Mapping) or not isinstance(assignments, Iterable):
         raise SplashifyConfigurationError(
             f"assignments must be a list of rows or the path of a file, not {type(assignments).__name__}. Nothing was "
-            "sent. If it is another task's result, check what that task returned."
+            "sent.\nIf it is another task's result, check what that task returned."
         )
-    again = list(assignments) if iter(assignments) is assignments else assignments
-    return lambda: iter(again)
+    return iter(assignments)
 
 
 def is_read_from(assignments: object, path: str) -> bool:
-    """Tell whether rows come from this very file.
-
-    :param assignments: What :func:`rows_of` takes.
-    :param path: The file.
-    :return: The answer.
-    """
+    """Check whether rows come from this very file."""
     given = _text(assignments) if isinstance(assignments, str) else assignments
     if not (isinstance(given, str) or _is_path(given)) or str(given).startswith(("[", "{")):
         return False
     return _place(given) == _place(path)
+
+
+def refuse_special_file(path: str) -> None:
+    """Raise a SplashifyConfigurationError for devices and pipes: they may be read or written for ever."""
+    if (file := Path(path)).exists() and not (file.is_file() or file.is_dir()):
+        raise SplashifyConfigurationError(
+            f"{redact(path)} is a device or a pipe, not a regular file. Nothing was sent.\n{_FIX}"
+        )
+
+
+def is_local(path: Any) -> bool:
+    """Check whether an ``ObjectStoragePath`` is on this machine."""
+    return path.protocol in ("", "file", "local")
 
 
 def _is_path(assignments: object) -> TypeGuard[os.PathLike[str]]:
@@ -66,10 +74,11 @@ def _is_path(assignments: object) -> TypeGuard[os.PathLike[str]]:
 def _place(path: str | os.PathLike[str]) -> tuple[str, str]:
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
-    file = ObjectStoragePath(path)
-    if file.protocol in ("", "file", "local"):
-        return "file", os.path.realpath(file.path)
-    return file.protocol, file.path
+    try:
+        file = ObjectStoragePath(path)
+        return ("file", os.path.realpath(file.path)) if is_local(file) else (file.protocol, file.path)
+    except ValueError:  # no path at all: whoever opens it says so
+        return "", str(path)
 
 
 def _text(assignments: str) -> str:
@@ -83,7 +92,7 @@ def _rows_of_json(text: str) -> list[Any]:
         rows = None
     if not isinstance(rows, list):
         raise SplashifyConfigurationError(
-            "assignments is text, but not a JSON list. Nothing was sent. In a template write {{ … | tojson }}, or set "
+            "assignments is text, but not a JSON list. Nothing was sent.\nIn a template write {{ … | tojson }}, or set "
             "render_template_as_native_obj=True on the DAG."
         )
     return rows
@@ -94,22 +103,39 @@ def _rows_of_file(path: str | os.PathLike[str]) -> Iterator[Any]:
 
     try:
         file = ObjectStoragePath(path)
-        # Not file.open(): what that gives can't be iterated on Airflow 2.11.
+        if is_local(file):
+            refuse_special_file(file.path)
+        # Not file.open(): what that gives has no readline on Airflow 2.11.
         with file.fs.open(file.path, "r", encoding="utf-8-sig", newline="") as stream:
-            first = next((line for line in stream if line.strip()), "")
-            lines = itertools.chain([first], stream)
+            lines = _lines(stream)
+            first = next((line for line in lines if line.strip()), "")
+            lines = itertools.chain([first], lines)
             yield from _json_lines(lines) if first.lstrip().startswith("{") else _csv_rows(lines, first)
-    except (FileNotFoundError, IsADirectoryError, PermissionError, UnicodeDecodeError, csv.Error) as error:
+    except (FileNotFoundError, IsADirectoryError, PermissionError, ValueError, csv.Error) as error:
         what = {
             FileNotFoundError: "does not exist",
             IsADirectoryError: "is a directory",
             PermissionError: "may not be read here",
             UnicodeDecodeError: "is not UTF-8 text (in Excel: CSV UTF-8)",
-        }.get(type(error))
-        raise SplashifyConfigurationError(
-            f"The file of assignments {quote(path)} {what or f'is not CSV ({quote(error)})'}. Mend that, then clear "
-            "this task."
-        ) from None
+            csv.Error: f"is not CSV ({redact(error)})",
+        }.get(type(error), f"can't be read ({redact(error)})")
+        raise _bad_file(f" {redact(path)} {what}") from None
+
+
+def _bad_file(what: str) -> SplashifyConfigurationError:
+    return SplashifyConfigurationError(f"The file of assignments{what}. Nothing was sent.\n{_FIX}")
+
+
+def _lines(stream: IO[str]) -> Iterator[str]:
+    """Read lines, however long the file is or its first line."""
+    characters = 0
+    while line := stream.readline(LONGEST_LINE + 1):
+        characters += len(line)
+        if len(line) > LONGEST_LINE:
+            raise _bad_file(f" has a line of more than {LONGEST_LINE:,} characters")
+        if characters > MOST_CHARACTERS:
+            raise _bad_file(f" has more than {MOST_CHARACTERS:,} characters")
+        yield line
 
 
 def _json_lines(lines: Iterable[str]) -> Iterator[Any]:
@@ -126,16 +152,12 @@ def _csv_rows(lines: Iterable[str], header: str) -> Iterator[dict[str, str | Non
     reader = csv.reader(lines, delimiter=separator, strict=True)  # or an open quote swallows the rest
     names = [name.strip().lower() for name in next(reader, [])]
     if missing := [column for column in COLUMNS if column not in names]:
-        raise SplashifyConfigurationError(
-            f"The file of assignments has no column {' and no column '.join(missing)}; its first line must be "
-            f"the header, or each line a JSON object. Found: {quote(', '.join(names))}. Mend that, then clear "
-            "this task."
+        raise _bad_file(
+            f" has no column {' and no column '.join(missing)}; its first line must be the header, or each line a "
+            f"JSON object. Found: {redact(', '.join(names))}"
         )
     if twice := [column for column in COLUMNS if names.count(column) > 1]:
-        raise SplashifyConfigurationError(
-            f"The file of assignments has more than one column {' and '.join(twice)}, so which one counts is anybody's "
-            "guess. Mend that, then clear this task."
-        )
+        raise _bad_file(f" has more than one column {' and '.join(twice)}, so which one counts is anybody's guess")
     for values in reader:
         if any(values):
             yield dict(zip(names, itertools.chain(values, itertools.repeat(None)), strict=False))

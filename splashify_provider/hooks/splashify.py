@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from http import HTTPStatus
@@ -13,11 +12,10 @@ from urllib.parse import urlsplit
 from airflow.providers.common.compat.sdk import BaseHook
 
 from splashify_provider.agent_email import validate_agent_email
+from splashify_provider.bulk.sender import assign_many
 from splashify_provider.client import ASSIGNMENT, SplashifyClient, retry_delay, too_long_a_wait
 from splashify_provider.connection import mask_secret, settings_from_connection
 from splashify_provider.exceptions import (
-    InvalidAgentEmailError,
-    InvalidPhoneNumberError,
     RateLimitError,
     SplashifyConnectionError,
     SplashifyError,
@@ -25,14 +23,15 @@ from splashify_provider.exceptions import (
     json_object,
 )
 from splashify_provider.get_provider_info import get_provider_info
-from splashify_provider.hooks.batch import Assignment, AssignmentOutcome, Batch, check_limits
 from splashify_provider.rate_limit import LONGEST_WAIT
-from splashify_provider.redaction import as_text, mask_phone_number, redact, without_frames
+from splashify_provider.redaction import mask_phone_number, without_frames
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable, Mapping
 
     import requests
+
+    from splashify_provider.bulk.assignment import AssignmentOutcome
 
 
 @dataclass(frozen=True)
@@ -139,46 +138,34 @@ class SplashifyHook(BaseHook):
 
     def assign_many(
         self,
-        assignments: Iterable[Mapping[str, Any] | Assignment | AssignmentOutcome],
+        assignments: Iterable[Mapping[str, Any]],
         *,
         max_in_flight: int = 8,
         max_consecutive_failures: int = 10,
-        on_idle: Callable[[], object] | None = None,
+        on_tick: Callable[[], object] | None = None,
     ) -> Generator[AssignmentOutcome, None, None]:
-        check_limits(max_in_flight, max_consecutive_failures)
-        batch = Batch(
-            self.client.send_assignment,
-            self.client.limiter,
-            max_attempts=self.client.settings.max_attempts,
+        """Hand many conversations to their agents, as fast as the key allows.
+
+        Lazy: rows are read as they are needed, outcomes come as they are known (so not in the rows' order, except
+        for one phone number's, of which the second waits for the first, and what is behind it too). A row that can't be
+        sent doesn't stop the others; a key that is refused does, at once.
+
+        :param assignments: Rows with ``user_phone_number`` and ``agent_email``.
+        :param max_in_flight: How many requests may be waiting for their answer at once, 1 to 64.
+        :param max_consecutive_failures: After so many failures in a row the rest is not attempted: Splashify is
+            down, or the address is wrong. 400s that concern a single row don't count.
+        :param on_tick: Called before each request, and about once a second while there is none to send. What it raises
+            ends the batch, once the answers under way have had two seconds to arrive.
+        :return: One outcome for each row.
+        :raises SplashifyConfigurationError: If the connection or an argument is wrong.
+        """
+        return assign_many(
+            self.client,
+            assignments,
             max_in_flight=max_in_flight,
             max_consecutive_failures=max_consecutive_failures,
-            on_idle=on_idle,
+            on_tick=on_tick,
         )
-        return batch.run(
-            row if isinstance(row, (Assignment, AssignmentOutcome)) else self.check(position, row)
-            for position, row in enumerate(assignments, 1)
-        )
-
-    def check(self, position: int, row: object) -> Assignment | AssignmentOutcome:
-        if not isinstance(row, Mapping):
-            text = (
-                f"It is {type(row).__name__}, not a mapping with user_phone_number and agent_email. Nothing was sent."
-            )
-            return AssignmentOutcome(position, "", "", "invalid", text, InvalidPhoneNumberError(text))
-        phone, email = row.get("user_phone_number"), row.get("agent_email")
-        given = "" if phone is None else as_text(phone)
-        try:
-            return Assignment(position, self.normalize_phone_number(phone), validate_agent_email(email))
-        except (InvalidPhoneNumberError, InvalidAgentEmailError) as error:
-            agent = "" if email is None else redact(email)
-            return AssignmentOutcome(position, given, agent, "invalid", error.message, error)
-
-    @property
-    def pacer(self) -> Any:
-        return self.client.limiter
-
-    def fingerprint(self, text: str) -> bytes:
-        return self.client.fingerprint(text)
 
     @without_frames(SplashifyError)
     def normalize_phone_number(self, user_phone_number: object) -> str:

@@ -2,13 +2,21 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timedelta, timezone
+from inspect import signature
 
 import pytest
-from airflow.providers.common.compat.sdk import DAG, AirflowFailException, AirflowSkipException, task
+from airflow.providers.common.compat.sdk import (
+    DAG,
+    AirflowException,
+    AirflowFailException,
+    AirflowSkipException,
+    BaseHook,
+    ObjectStoragePath,
+    task,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from splashify_provider.bulk import progress
 from splashify_provider.exceptions import (
     AgentInactiveError,
     AuthenticationError,
@@ -16,9 +24,9 @@ from splashify_provider.exceptions import (
     ServerError,
     SplashifyConfigurationError,
 )
-from splashify_provider.hooks import batch
 from splashify_provider.operators.splashify import SplashifyBulkAssignOperator
-from tests.conftest import ADA, BEN, DAN, number, rows, team
+from tests.bulk.test_report import full_disk
+from tests.conftest import ADA, BEN, DAN, PHONE, number, rows, shown_in_frames, team
 from tests.operators.bulk_task import read, run
 
 
@@ -30,6 +38,8 @@ class TestSuccess:
             "counts": {"assigned": 300},
             "done_before": 0,
             "duplicates": 0,
+            "not_done": [],
+            "refused_agents": {},
             "failures": [],
         }
         assert sum(chat.agent_email == ADA for chat in sandbox.workspace.conversations.values()) == 300
@@ -50,52 +60,18 @@ class TestSuccess:
         assert run(twice)["duplicates"] == 1
         assert posted == [(number(7), ADA)]
 
-    def test_progress_is_logged_every_few_seconds(self, workspace, log, monkeypatch):
-        monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
-        monkeypatch.setattr(batch, "_SECONDS_BETWEEN_IDLE_CALLS", 0.0)
-        workspace(team(n1="bad_request"))
-        with pytest.raises(AirflowFailException):
-            run(rows(*range(50)))
-        assert "25 of 50 (50 %)" in log.text
-        assert "24 assigned, 1 rejected" in log.text
-        assert " a second, " in log.text
-        assert " left." in log.text
-
 
 class TestChecking:
-    def test_all_bad_rows_are_reported_at_once_and_nothing_is_sent(self, workspace, log):
+    def test_bad_rows_fail_the_task_for_good_before_anything_is_sent(self, workspace, log):
         _, sandbox, _ = workspace()
-        bad = [
-            *rows(1),
-            {"user_phone_number": "9876543210", "agent_email": ADA},
-            {"user_phone_number": "+" + number(2), "agent_email": ""},
-            {"agent_email": ADA},
-            None,
-            *rows(3, agent=ADA),
-            *rows(3, agent=BEN),
-        ]
-        with pytest.raises(AirflowFailException, match="5 of 7 rows can't be sent, so nothing was sent") as raised:
-            run(bad)
+        with pytest.raises(AirflowFailException, match="2 of 4 rows can't be sent, so nothing was sent") as raised:
+            run([*rows(1), *rows(2, agent=""), *rows(3), *rows(3, agent=BEN)])
         assert isinstance(raised.value.__cause__, SplashifyConfigurationError)
-        text = str(raised.value)
-        for position, why in [(2, "…3210"), (3, "release()"), (4, "missing"), (5, "NoneType"), (7, "row 6 gives")]:
-            assert f"Row {position} " in text
-            assert why in text
-            assert f"Row {position} " in log.text
-        assert "9876543210" not in text + log.text
-        assert not sandbox.workspace.answers
-
-    def test_two_agents_for_one_number_fail_even_where_invalid_rows_are_skipped(self, workspace):
-        _, sandbox, _ = workspace()
-        bad = [{"user_phone_number": "12", "agent_email": ADA}] * 1500
-        clash = [{"user_phone_number": "+1 202 555 0003", "agent_email": ADA}, *rows(3, agent=BEN)]
-        with pytest.raises(
-            AirflowFailException, match="^1 of 1,502 rows .* not where one number is for two agents"
-        ) as raised:
-            run([*bad, *clash], on_invalid="skip")
-        text = str(raised.value)
-        assert "Row 1502 (…0003): for ben@example.com, but row 1501 gives the same number to ada@example.com" in text
-        assert "Row 1 " not in text
+        reason, remedy = str(raised.value).split("\n")
+        assert "Row 2 (…0002): The agent's e-mail for …0002 is missing." in reason
+        assert "Row 4 (…0003): for ben@example.com, but row 3" in reason
+        assert reason in log.text
+        assert remedy in log.text
         assert not sandbox.workspace.answers
 
     def test_invalid_rows_can_be_left_out(self, workspace, tmp_path, log):
@@ -108,10 +84,10 @@ class TestChecking:
         assert [line["outcome"] for line in read(tmp_path / "r.jsonl") if line["position"] == 2] == ["invalid"]
         assert "9876543210" not in (tmp_path / "r.jsonl").read_text() + log.text
 
-    def test_a_list_of_nothing_but_invalid_rows_is_no_fault(self, workspace, monkeypatch):
-        monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
+    def test_a_list_of_nothing_but_invalid_rows_is_no_fault(self, workspace):
         workspace()
-        assert run(rows(1, agent=""), on_invalid="skip")["counts"] == {"invalid": 1}
+        summary = run(rows(1, agent=""), on_invalid="skip")
+        assert (summary["counts"], summary["not_done"]) == ({"invalid": 1}, [[1, 1]])
 
     def test_swapped_columns_show_no_more_than_four_digits_in_whatever_script(self, workspace, log):
         workspace()
@@ -135,21 +111,15 @@ class TestChecking:
             run([*[bad] * 150, *rows(1, agent=DAN), bad], context, on_invalid="skip")
         failures = context["ti"].pushed["return_value"]["failures"]
         assert [failures[0]["position"], len(failures)] == [151, 100]
-        assert "Row 151 agent_inactive: " in log.text
-        assert "Row 1 invalid: " not in log.text  # it was logged when it was found
+        assert "1 row agent_inactive, the first is row 151 (…0001): " in log.text
+        assert "rows invalid" not in log.text  # it was logged when it was found
 
     def test_an_empty_list_is_remarked_upon(self, workspace, log):
         workspace()
         run([])
         assert "There is nothing to assign" in log.text
 
-    def test_thousands_of_bad_rows_make_a_short_error(self, workspace):
-        workspace()
-        with pytest.raises(AirflowFailException, match="and 4,980 more") as raised:
-            run([{"user_phone_number": "12", "agent_email": ADA}] * 5000)
-        assert len(str(raised.value)) < 6000
-
-    @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(st.tuples(st.integers(0, 8), st.sampled_from([ADA, BEN, ""])), max_size=25))
     def test_whatever_the_list_either_all_of_it_is_done_or_nothing_is_sent(self, workspace, chosen):
         _, _, posted = workspace()
@@ -174,6 +144,7 @@ class TestChecking:
             {"max_in_flight": 0},
             {"max_in_flight": 0, "dry_run": True},
             {"report_path": "None"},
+            {"report_path": " "},
             {"max_consecutive_failures": "3"},
             {"max_run_age": 8},
             {"dry_run": "False"},
@@ -189,9 +160,11 @@ class TestChecking:
         _, sandbox, _ = workspace()
         summary = run(rows(1, 2, 2), dry_run=True, report_path=str(tmp_path / "r.jsonl"))
         assert (summary["total"], summary["duplicates"], summary["counts"]) == (3, 1, {})
+        assert summary["not_done"] == [[1, 3]]
         with pytest.raises(AirflowFailException):
             run(rows(1, agent=""), dry_run=True)
-        assert "would send 2 assignments" in log.text
+        assert "3 rows: 2 to send, 0 done by an earlier try, 1 duplicate, 0 invalid" in log.text
+        assert "Dry run, nothing was sent." in log.text
         assert not sandbox.workspace.answers
         assert not (tmp_path / "r.jsonl").exists()
 
@@ -204,56 +177,78 @@ class TestChecking:
 
 
 class TestFailures:
-    def test_what_waiting_cannot_heal_fails_for_good_with_the_reason_and_a_summary(self, workspace, context, log):
+    def test_permanent_errors_fail_it_for_good_with_the_reason_and_a_summary(self, workspace, context, log):
         workspace()
         with pytest.raises(
-            AirflowFailException, match=r"1 of 30 assignments are not done \(1 agent_inactive\)\. Agent inactive"
+            AirflowFailException, match=r"^1 of 30 assignments is not done \(agent inactive: 1 x dan@example\.com\)"
         ) as raised:
             run([*rows(*range(29)), *rows(29, agent=DAN)], context)
         assert isinstance(raised.value.__cause__, AgentInactiveError)
+        assert str(raised.value).split("\n")[1].endswith("Then clear this task: it sends only what is not done.")
+        for line in str(raised.value).split("\n"):
+            assert line in log.text
         summary = context["ti"].pushed["return_value"]
         assert summary["counts"] == {"assigned": 29, "agent_inactive": 1}
+        assert summary["not_done"] == [[30, 30]]
+        assert summary["refused_agents"] == {DAN: {"agent_inactive": 1}}
         (failure,) = summary["failures"]
         assert (failure["position"], failure["user_phone_number"], failure["agent_email"]) == (30, "…0029", DAN)
         assert "Enable them under Settings → Team" in failure["message"]
-        assert "30 agent_inactive: Agent inactive" in log.text
 
-    def test_what_waiting_may_heal_is_left_to_airflows_retries(self, workspace, context):
+    def test_every_refused_agent_is_named_with_its_count_and_told_once(self, workspace, context, log):
+        workspace()
+        nobody = "nobody@example.com"
+        with pytest.raises(AirflowFailException) as raised:
+            run([*rows(*range(30), agent=DAN), *rows(*range(30, 35), agent=nobody), *rows(40)], context)
+        assert "(agent inactive: 30 x dan@example.com; agent not found: 5 x nobody@example.com)" in str(raised.value)
+        assert "30 rows agent_inactive, the first is row " in log.text
+        assert "5 rows agent_not_found, the first is row " in log.text
+        assert "1 row agent" not in log.text
+        assert "Agent not found: Add them under" in str(raised.value)
+
+    def test_transient_errors_are_left_to_airflows_retries(self, workspace, context):
         workspace(team(n3="server_error"))
-        with pytest.raises(ServerError, match="2 of 10 assignments are not done"):
+        with pytest.raises(ServerError, match="2 of 10 assignments are not done .*agent inactive: 1 x dan@"):
             run([*rows(*range(9)), *rows(9, agent=DAN)], context)
 
-    def test_the_error_counts_what_is_not_done_and_names_the_report(self, workspace, context, tmp_path, log):
+    def test_the_error_counts_what_is_not_done_and_names_the_report(self, workspace, old_airflow, tmp_path, log):
         workspace(team(4, n3="server_error"))
         bad = {"user_phone_number": "12", "agent_email": ADA}
         path = tmp_path / "2026-11-23" / "report.jsonl"
         with pytest.raises(ServerError) as raised:
-            run([*rows(*range(6)), *rows(0), bad], context, on_invalid="skip", report_path=str(path))
-        text = str(raised.value)
-        assert "3 of 6 assignments are not done (2 conversation_not_found, 1 failed). " in text
-        assert text.endswith(f" All of them: {path}")
-        assert re.search(r"warning.*Row 4 failed: ", log.text, re.IGNORECASE)
+            run([*rows(*range(6)), *rows(0), bad], old_airflow, on_invalid="skip", report_path=str(path))
+        reason, remedy = raised.value.reason, raised.value.remedy
+        assert reason.startswith("3 of 6 assignments are not done (")
+        assert "failed: 1" in reason
+        assert "conversation not found: 2" in reason
+        assert "sends everything again, which is harmless." in remedy
+        assert remedy.endswith(f" Every row's outcome: {path}")
+        assert re.search(r"warning.*1 row failed, the first is row 4 \(…0003\): ", log.text, re.IGNORECASE)
 
     def test_a_partial_failure_can_be_a_success_but_a_total_one_is_none(self, workspace, log):
         workspace()
         summary = run([*rows(1), *rows(2, agent=DAN)], fail_on_partial_error=False)
         assert summary["counts"] == {"assigned": 1, "agent_inactive": 1}
-        assert "1 of 2 assignments are not done (1 agent_inactive). The task succeeds all the same" in log.text
+        assert "1 of 2 assignments is not done (agent inactive: 1 x dan@example.com)" in log.text
+        assert "The task succeeds all the same" in log.text
         with pytest.raises(AirflowFailException):
             run(rows(2, 3, agent=DAN), fail_on_partial_error=False)
 
     def test_customers_without_a_conversation_fail_unless_they_are_to_be_skipped(self, workspace):
         workspace(team(5))
-        with pytest.raises(AirflowFailException, match="no open conversation"):
+        with pytest.raises(AirflowFailException, match="conversation not found: 1"):
             run(rows(1, 9))
         summary = run(rows(1, 9), on_conversation_not_found="skip")
         assert summary["counts"] == {"assigned": 1, "conversation_not_found": 1}
         assert summary["failures"] == []
+        assert summary["not_done"] == [[2, 2]]
 
     def test_a_refused_key_stops_and_fails_for_good(self, workspace, connect, context):
         _, sandbox, _ = workspace()
         connect(sandbox.base_url, password="sk_live_old")
-        with pytest.raises(AirflowFailException, match="the batch was stopped.*does not accept the API key") as raised:
+        with pytest.raises(
+            AirflowFailException, match=r"the batch was stopped\..*does not accept the API key"
+        ) as raised:
             run(rows(*range(200)), context, fail_on_partial_error=False)
         assert isinstance(raised.value.__cause__, AuthenticationError)
         counts = context["ti"].pushed["return_value"]["counts"]
@@ -267,8 +262,131 @@ class TestFailures:
         assert 599 < raised.value.retry_after < 601
 
     def test_a_missing_connection_is_named(self):
-        with pytest.raises(AirflowFailException, match="create connection 'no_such'"):
+        with pytest.raises(AirflowFailException, match="Create connection 'no_such'"):
             run(rows(1), splashify_conn_id="no_such")
+
+    @pytest.mark.parametrize("missing", ["assignments", "report_path"])
+    def test_a_storage_connection_that_is_missing_is_the_one_that_is_named(self, workspace, monkeypatch, missing):
+        workspace()
+        monkeypatch.setattr(ObjectStoragePath, "fs", property(lambda _: BaseHook.get_connection("minio_files")))
+        with pytest.raises(AirflowFailException, match="`minio_files` isn't defined") as raised:
+            run(**{"assignments": rows(1), missing: "s3://minio_files@bucket/file"})
+        assert "splashify_default" not in str(raised.value)
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            f'user_phone_number,agent_email\n+{PHONE},{ADA}\n+{PHONE},"x',
+            f'{{"user_phone_number": "+{PHONE}", "agent_email": "{ADA}"}}\n' + "x" * 200_000,
+            f"user_phone_number,agent_email\n+{PHONE},{ADA}\n+{PHONE},{DAN}\n",
+            f"user_phone_number,agent_email\n+{PHONE},\n",
+            f"user_phone_number,agent_email\n+{PHONE},{DAN}\n",
+        ],
+    )
+    def test_no_error_shows_a_number_in_the_variables_of_its_frames(self, workspace, tmp_path, content):
+        workspace()
+        (tmp_path / "plan").write_text(content)
+        with pytest.raises(AirflowFailException) as raised:
+            run(str(tmp_path / "plan"))
+        assert shown_in_frames(raised.value) == []
+
+
+class TestXCom:
+    def test_nothing_is_pushed_where_that_is_not_wanted(self, workspace, context):
+        workspace()
+        with pytest.raises(AirflowFailException):
+            run(rows(1, agent=DAN), context, do_xcom_push=False)
+        assert context["ti"].pushed == {}
+
+    def test_a_push_that_fails_does_not_hide_why_the_task_does(self, workspace, context, log):
+        workspace(team(n1="server_error"), extra={"max_attempts": 1})
+
+        def broken(**_):
+            raise RuntimeError("API server is away")
+
+        context["ti"].xcom_push = broken
+        with pytest.raises(ServerError, match="1 of 1"):
+            run(rows(1), context)
+        assert "could not be pushed" in log.text
+
+
+class TestReport:
+    def test_every_try_adds_a_line_for_every_row(self, workspace, context, tmp_path):
+        workspace()
+        path = tmp_path / "r.jsonl"
+        plan = [*rows(1, 2, 1), *rows(3, agent=DAN), {"user_phone_number": "12", "agent_email": ADA}]
+        for _ in range(2):
+            with pytest.raises(AirflowFailException):
+                run(plan, context, on_invalid="skip", report_path=str(path))
+        lines = read(path)
+        assert {line["position"]: line["outcome"] for line in lines[:5]} == {
+            1: "assigned",
+            2: "assigned",
+            3: "duplicate",
+            4: "agent_inactive",
+            5: "invalid",
+        }
+        assert {line["position"]: line["outcome"] for line in lines[5:]} == {
+            1: "done_before",
+            2: "done_before",
+            3: "duplicate",
+            4: "agent_inactive",
+            5: "invalid",
+        }
+        assert "12025550" not in path.read_text()
+
+    def test_wrong_arguments_and_bad_rows_leave_it_alone(self, workspace, tmp_path):
+        workspace()
+        path = tmp_path / "r.jsonl"
+        for wrong in ({"max_in_flight": 0}, {"assignments": rows(1, agent="")}):
+            with pytest.raises(AirflowFailException):
+                run(**{"assignments": rows(1), "report_path": str(path), **wrong})
+        assert not path.exists()
+
+    def test_it_is_never_the_plan(self, workspace, tmp_path):
+        _, sandbox, _ = workspace()
+        path = tmp_path / "plan.csv"
+        path.write_text(f"user_phone_number,agent_email\n+{number(1)},{ADA}\n")
+        with pytest.raises(AirflowFailException, match="report_path is the file of assignments itself"):
+            run(str(path), report_path=path.as_uri())
+        assert path.read_text().count("\n") == 2
+        assert not sandbox.workspace.answers
+
+    def test_one_that_can_not_be_used_is_found_out_before_anything_is_sent(self, workspace, tmp_path):
+        _, sandbox, _ = workspace()
+        with pytest.raises(AirflowFailException, match="can't be used"):
+            run(rows(1), report_path=str(tmp_path))
+        assert not sandbox.workspace.answers
+
+    def test_a_full_disk_ends_no_batch_but_the_task_says_so_and_a_retry_writes_it(self, workspace, context, tmp_path):
+        _, _, posted = workspace()
+        path = tmp_path / "r.jsonl"
+        path.write_text("{}\n" * 500_000)
+        with (
+            full_disk(1_500_000),
+            pytest.raises(AirflowException, match="complete, but the report .* could not be") as raised,
+        ):
+            run(rows(*range(20)), context, report_path=str(path))
+        assert not isinstance(raised.value, AirflowFailException)
+        assert run(rows(*range(20)), context, report_path=str(path))["done_before"] == 20
+        assert len(posted) == 20
+        assert [line["outcome"] for line in read(path)] == ["done_before"] * 20
+
+
+def test_templates_are_rendered_natively_and_as_text(workspace):
+    workspace()
+    operator = SplashifyBulkAssignOperator(
+        task_id="assign", assignments="{{ plan | tojson }}", report_path="{{ folder }}/{{ run_id }}.jsonl"
+    )
+    operator.render_template_fields({"plan": rows(1, 2), "folder": "/reports", "run_id": "r1"})
+    assert operator.report_path == "/reports/r1.jsonl"
+    operator.report_path = None
+    assert operator.execute({})["total"] == 2
+
+
+def test_every_argument_is_in_its_signature():
+    arguments = signature(SplashifyBulkAssignOperator.__init__).parameters
+    assert list(arguments)[1:-1] == re.findall(r":param (\w+):", SplashifyBulkAssignOperator.__doc__)
 
 
 def test_a_dag_may_use_it_classic_mapped_and_with_taskflow_inputs():

@@ -12,7 +12,7 @@ import pytest
 from dateutil.parser import isoparse
 from packaging.version import Version
 
-from splashify_provider.bulk.record import CHUNK
+from splashify_provider.bulk.checkpoint import CHUNK
 from splashify_provider.sandbox.server import Sandbox
 from splashify_provider.sandbox.workspace import DEFAULT_KEY
 from tests.airflow_server import is_alive, standalone
@@ -27,6 +27,12 @@ pytestmark = [
 
 SIZE, LATENCY = 1000, 0.1  # with 8 in flight at least 12 seconds
 SECONDS_UNTIL_SIGKILL = 5  # after Airflow's SIGTERM
+
+# That a worker was killed is noticed by these, after five minutes by default.
+HEARTBEATS = {
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
+}
 
 DAG = """
 import datetime
@@ -73,9 +79,9 @@ class Run:
         return self._airflow.api(f"{self._task}/xcomEntries/return_value")["value"]
 
     def logged_at(self, words):
-        """Find words in what the UI shows as the first try's log."""
+        """Find the first mention of words in what the UI shows as the first try's log."""
         entries = self._airflow.api(f"{self._task}/logs/1?full_content=true")["content"]
-        (entry,) = (entry for entry in entries if words in json.dumps(entry))
+        entry = next(entry for entry in entries if words in json.dumps(entry))
         return isoparse(entry["timestamp"])
 
     def reported(self):
@@ -99,7 +105,8 @@ def wait_until(condition, seconds=60):
 def sent(assigned, *, done_before):
     """Give the summary of a try without failures."""
     counts = {"assigned": assigned}
-    return {"total": SIZE, "counts": counts, "done_before": done_before, "duplicates": 0, "failures": []}
+    nothing = {"duplicates": 0, "not_done": [], "refused_agents": {}, "failures": []}
+    return {"total": SIZE, "counts": counts, "done_before": done_before, **nothing}
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +123,7 @@ def start(tmp_path_factory):
         sandbox.workspace.assign = lambda phone, agent: posted.update([phone]) or assign(phone, agent)
         extra = {"requests_per_minute": 100_000}
         connection = {"conn_type": "splashify", "password": DEFAULT_KEY, "host": sandbox.base_url, "extra": extra}
-        with standalone(folder, folder / "dags", splashify_default=connection) as airflow:
+        with standalone(folder, folder / "dags", HEARTBEATS, splashify_default=connection) as airflow:
             airflow.wait_for("/dags", lambda answer: answer["total_entries"], 60)
             yield lambda: Run(airflow, folder, posted)
 
@@ -137,7 +144,7 @@ def test_a_task_marked_as_failed_stops_and_clearing_it_sends_only_the_rest(start
     run.clear()
     assert run.summary(try_number=2) == sent(SIZE - done, done_before=done)
     assert run.posted.total() == len(run.posted) == SIZE
-    assert run.reported() == {"assigned": SIZE, "done_before": done, "finished": 1}
+    assert run.reported() == {"assigned": SIZE, "done_before": done}
 
     run.posted.clear()
     run.clear()
@@ -171,4 +178,19 @@ def test_a_task_that_is_killed_is_retried_with_all_but_its_last_chunk_done(start
     assert posted - CHUNK <= done <= posted
     assert summary == sent(SIZE - done, done_before=done)
     assert run.posted.total() == posted + SIZE - done
+    assert len(run.posted) == SIZE
+
+
+def test_a_task_whose_worker_is_killed_sends_nothing_more_and_is_retried_with_only_the_rest(start):
+    run = start()
+    process = run.process_once_posted(300)
+    psutil.Process(process).parent().kill()
+    posted_then = run.posted.total()
+    wait_until(lambda: not is_alive(process), SECONDS_UNTIL_SIGKILL)
+    posted = run.posts_when_nothing_goes_out_any_more()
+    assert posted - posted_then <= 8 + 8  # what was under way, and what it was about to send
+
+    summary = run.summary(try_number=2)
+    assert posted - CHUNK <= summary["done_before"] <= posted
+    assert run.posted.total() <= SIZE + CHUNK
     assert len(run.posted) == SIZE

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 
+import psutil
 import pytest
 
-from splashify_provider.bulk.record import CHUNK
+from splashify_provider.bulk.checkpoint import CHUNK
 from splashify_provider.sandbox.server import Sandbox
 from splashify_provider.sandbox.workspace import DEFAULT_KEY
+from tests.airflow_server import is_alive
 from tests.conftest import ADA, BEN, number, team
 
 pytestmark = pytest.mark.slow
@@ -38,62 +42,103 @@ class Store:
             path.unlink()
 
 plan, store, report = sys.argv[1:]
-context = {"ti": SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, xcom_push=lambda **_: None)}
-if store != "-":
-    context["task_state_store"] = Store(store)
+context = {"ti": SimpleNamespace(xcom_push=lambda **_: None), "task_state_store": Store(store)}
 SplashifyBulkAssignOperator(task_id="t", assignments=plan, report_path=report).execute(context)
 """
 
+# As Airflow's supervisor does: a child in a process group of its own, which outlives its parent.
+SUPERVISOR = """
+import os, sys
+if os.fork() == 0:
+    os.setpgid(0, 0)
+    exec(sys.argv.pop(1))
+else:
+    os.wait()
+"""
 
-@pytest.mark.parametrize("remembers", ["state store", "report"])
-def test_every_conversation_ends_with_its_agent_and_at_most_one_chunk_is_sent_twice(tmp_path, monkeypatch, remembers):
-    size, seed = 3000, random.randrange(10**6)
-    chance = random.Random(seed)
-    planned = {number(index): chance.choice([ADA, BEN]) for index in range(size)}
-    plan, store, report = tmp_path / "plan.csv", tmp_path / "store", tmp_path / "report.jsonl"
-    store.mkdir()
-    plan.write_text("user_phone_number,agent_email\n" + "".join(f"+{key},{agent}\n" for key, agent in planned.items()))
-    trouble = {"n9": "server_error:1", "n700": "reset:1", "n1500": "rate_limited_header:1"}
-    with Sandbox(team(size, **trouble), rate_limit=10**9) as sandbox:
+
+@pytest.fixture
+def splashify(monkeypatch, tmp_path):
+    """Give a function that starts a Splashify. It gives what was sent to whom, and a command that is one try."""
+    running = []
+
+    def start(seed, plan, **options):
+        running.append(Sandbox(seed, rate_limit=10**9, **options))
+        sandbox = running[-1].__enter__()
         sent: Counter[str] = Counter()
         assign = sandbox.workspace.assign
         sandbox.workspace.assign = lambda phone, agent: sent.update([phone]) or assign(phone, agent)
-        extra = {"requests_per_minute": 100_000}
-        connection = {"conn_type": "splashify", "password": DEFAULT_KEY, "host": sandbox.base_url, "extra": extra}
+        connection = {"conn_type": "splashify", "password": DEFAULT_KEY, "host": sandbox.base_url}
+        connection["extra"] = {"requests_per_minute": 100_000}
         monkeypatch.setenv("AIRFLOW_CONN_SPLASHIFY_DEFAULT", json.dumps(connection))
-        command = [sys.executable, "-c", WORKER, plan, store if remembers == "state store" else "-", report]
-        kills = 0
-        for _ in range(30):
-            worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            before, wanted = sent.total(), chance.randrange(50, 900)
-            while worker.poll() is None and (sent.total() - before < wanted or kills == 5):
-                time.sleep(0.002)
-            if worker.poll() is not None:
-                break
-            worker.kill()
-            worker.wait()
-            kills += 1
-        assert worker.returncode == 0, seed
-        assert kills >= 3
-        assert {
-            chat.user_phone_number: chat.agent_email for chat in sandbox.workspace.conversations.values()
-        } == planned
-        assert sent.total() - size <= kills * CHUNK, seed
-        assert list(store.iterdir()) == []
-
-
-def test_twenty_thousand_go_through(monkeypatch, tmp_path):
-    size = 20_000
-    phones = [f"1202{index:07d}" for index in range(2_000_000, 2_000_000 + size)]
-    rows = [json.dumps({"user_phone_number": f"+{phone}", "agent_email": ADA}) for phone in phones]
-    (tmp_path / "plan.jsonl").write_text("\n".join(rows))
-    seed = {"agents": [{"email": ADA}], "conversations": [{"user_phone_number": phone} for phone in phones]}
-    with Sandbox(seed, rate_limit=10**9) as sandbox:
-        extra = {"requests_per_minute": 100_000}
-        connection = {"conn_type": "splashify", "password": DEFAULT_KEY, "host": sandbox.base_url, "extra": extra}
-        monkeypatch.setenv("AIRFLOW_CONN_SPLASHIFY_DEFAULT", json.dumps(connection))
+        lines = [f"+{phone},{agent}\n" for phone, agent in plan.items()]
+        (tmp_path / "plan.csv").write_text("user_phone_number,agent_email\n" + "".join(lines))
         (tmp_path / "store").mkdir()
-        command = [sys.executable, "-c", WORKER, tmp_path / "plan.jsonl", tmp_path / "store", tmp_path / "report.jsonl"]
-        assert subprocess.run(command, check=False, capture_output=True).returncode == 0
-        assert sandbox.workspace.answers == {200: size}
-        assert len((tmp_path / "report.jsonl").read_text().splitlines()) == size + 1  # and the end
+        return sandbox.workspace, sent, [WORKER, tmp_path / "plan.csv", tmp_path / "store", tmp_path / "report.jsonl"]
+
+    yield start
+    for sandbox in running:
+        sandbox.__exit__(None, None, None)
+
+
+def popen(*command):
+    output = subprocess.DEVNULL
+    return subprocess.Popen([sys.executable, "-c", *command], stdout=output, stderr=output, start_new_session=True)
+
+
+def holders(workspace):
+    return {chat.user_phone_number: chat.agent_email for chat in workspace.conversations.values()}
+
+
+def test_every_conversation_ends_with_its_agent_and_at_most_one_chunk_is_sent_twice(splashify, tmp_path):
+    size, seed = 3000, random.randrange(10**6)
+    chance = random.Random(seed)
+    planned = {number(index): chance.choice([ADA, BEN]) for index in range(size)}
+    trouble = {"n9": "server_error:1", "n700": "reset:1", "n1500": "rate_limited_header:1"}
+    workspace, sent, command = splashify(team(size, **trouble), planned)
+    kills = 0
+    for _ in range(30):
+        worker = popen(*command)
+        before, wanted = sent.total(), chance.randrange(50, 900)
+        while worker.poll() is None and (sent.total() - before < wanted or kills == 5):
+            time.sleep(0.002)
+        if worker.poll() is not None:
+            break
+        worker.kill()
+        worker.wait()
+        kills += 1
+    assert worker.returncode == 0, seed
+    assert kills >= 3
+    assert holders(workspace) == planned
+    assert sent.total() - size <= kills * CHUNK, seed
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_a_task_whose_worker_is_killed_stops_at_once_and_the_next_one_does_the_rest(splashify, tmp_path):
+    planned = {number(index): ADA for index in range(1000)}
+    workspace, sent, command = splashify(team(1000), planned, latency=0.05)
+    supervisor = popen(SUPERVISOR, *command)
+    while sent.total() < 300:
+        time.sleep(0.002)
+    (task,) = psutil.Process(supervisor.pid).children()
+    os.killpg(supervisor.pid, signal.SIGKILL)
+    killed, sent_then = time.monotonic(), sent.total()
+    supervisor.wait()
+    while is_alive(task.pid):
+        time.sleep(0.02)
+    assert time.monotonic() - killed < 5
+    assert sent.total() - sent_then <= 8 + 8  # what was under way, and what it was about to send
+    sent_before = sent.total()
+    assert popen(*command).wait() == 0
+    assert holders(workspace) == planned
+    assert sent.total() - 1000 <= sent_before - sent_then
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_twenty_thousand_go_through(splashify, tmp_path):
+    planned = {f"1202{index:07d}": ADA for index in range(2_000_000, 2_020_000)}
+    seed = {"agents": [{"email": ADA}], "conversations": [{"user_phone_number": phone} for phone in planned]}
+    workspace, _, command = splashify(seed, planned)
+    assert popen(*command).wait() == 0
+    assert workspace.answers == {200: len(planned)}
+    assert len((tmp_path / "report.jsonl").read_text().splitlines()) == len(planned)

@@ -1,0 +1,175 @@
+"""Whatever changes, fails or is killed: a green task has left every conversation with its planned agent."""
+
+from __future__ import annotations
+
+import random
+import threading
+from types import SimpleNamespace
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowException
+
+from splashify_provider.bulk import checkpoint
+from splashify_provider.exceptions import AgentInactiveError, ConversationNotFoundError, ServerError, SplashifyError
+from splashify_provider.operators.bulk import SplashifyBulkAssignOperator
+from splashify_provider.rate_limit import Budget, RateLimiter
+
+AGENTS = ["ada@example.com", "ben@example.com", "eva@example.com"]
+NUMBERS = [f"1202555{index:04d}" for index in range(40)]
+ENTRY = 22
+
+
+class Killed(BaseException):
+    """The worker is gone. What it does from now on reaches nobody."""
+
+
+class World:
+    """Splashify and Airflow's task state store, which outlive workers, and an accident now and then."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.chance, self.lock = chance, threading.RLock()
+        self.holders: dict[str, str] = {}
+        self.store: dict[str, str] = {}
+        self.closed = set(chance.sample(NUMBERS, 4))
+        self.begin_try(set(), **NONE)
+
+    def begin_try(self, plan, *, failing, killed_at, faults, failures):
+        self.is_dead, self.plan, self.failing = False, plan, failing
+        self.killed_at, self.faults, self.failures = killed_at, faults, failures
+        self.steps = self.acknowledged = self.in_flight = self.most_unsaved = 0
+        self.saved_before = None
+
+    def happens(self, probability):
+        return self.chance.random() < probability
+
+    def step(self):
+        self.is_dead = self.is_dead or self.steps == self.killed_at
+        self.steps += 1
+        if self.is_dead:
+            raise Killed
+
+    def entries(self):
+        return sum(len(page) for page in self.store.values()) // ENTRY
+
+    # What the operator's client does.
+    def send_assignment(self, number, agent):
+        with self.lock:
+            self.step()
+            assert (number, agent) in self.plan, "not planned"
+            if self.saved_before is None:
+                self.saved_before = self.entries()
+            self.in_flight += 1
+            unsaved = self.in_flight + self.acknowledged - (self.entries() - self.saved_before)
+            self.most_unsaved = max(self.most_unsaved, unsaved)
+            try:
+                if number in self.closed:
+                    raise ConversationNotFoundError(400, "closed")
+                if self.happens(self.failures):
+                    raise self.chance.choice([ServerError(500, "down"), AgentInactiveError(400, "inactive")])
+                self.holders[number] = agent
+                if self.happens(self.failures):
+                    raise ServerError(502, "it has arrived, but who knows")
+                self.step()
+                self.acknowledged += 1
+                return "assigned"
+            finally:
+                self.in_flight -= 1
+
+    # What the task state store does.
+    def call(self, name, work):
+        with self.lock:
+            self.step()
+            if self.happens(1.0 if name in self.failing else self.faults):
+                if self.happens(0.5):
+                    work()
+                raise RuntimeError("API server is away")
+            result = work()
+            self.step()
+            return result
+
+    def get(self, key, default=None):
+        return self.call("get", lambda: self.store.get(key, default))
+
+    def set(self, key, value):
+        self.call("set", lambda: self.store.__setitem__(key, value))
+
+    def clear(self):
+        self.call("clear", self.store.clear)
+
+
+def client(world, key):
+    return SimpleNamespace(
+        settings=SimpleNamespace(max_attempts=1, budget=SimpleNamespace(name=key)),
+        limiter=RateLimiter(Budget("model", 100_000, 100_000)),
+        send_assignment=world.send_assignment,
+        normalize_phone_number=str,
+        fingerprint=lambda text: f"{key} {text}".encode(),
+    )
+
+
+def one_try(world, plan, key, chance, **arguments):
+    """Run one try. Return its summary if it is green, else what it ended with."""
+    rows = [{"user_phone_number": number, "agent_email": agent} for number, agent in plan]
+    operator = SplashifyBulkAssignOperator(
+        task_id="assign",
+        assignments=chance.sample(rows, len(rows)),
+        on_conversation_not_found="skip",
+        max_consecutive_failures=1000,
+        **arguments,
+    )
+    operator.hook = SimpleNamespace(client=client(world, key))
+    try:
+        return operator.execute({"task_state_store": world, "run_id": "r"})
+    except (AirflowException, SplashifyError, Killed) as error:
+        return error
+
+
+def plan_of(chance, before):
+    """Plan most of the customers, most of them as before."""
+    chosen = sorted(chance.sample(NUMBERS, chance.randrange(1, len(NUMBERS))))
+    change = chance.choice([0.0, 0.2, 1.0])
+    return {
+        (number, before[number] if number in before and chance.random() >= change else chance.choice(AGENTS))
+        for number in chosen
+    }
+
+
+def accidents(chance):
+    """Choose how often what fails in a try, and what fails for all of it."""
+    return {
+        "failing": frozenset(name for name in ("get", "set", "clear") if chance.random() < 0.1),
+        "killed_at": chance.choice([None, chance.randrange(15), chance.randrange(100)]),
+        "faults": chance.choice([0.0, 0.0, 0.2]),
+        "failures": chance.choice([0.0, 0.1, 0.1]),
+    }
+
+
+NONE = {"failing": frozenset(), "killed_at": None, "faults": 0.0, "failures": 0.0}
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_a_green_task_has_left_every_conversation_with_its_planned_agent(monkeypatch, part):
+    monkeypatch.setattr(checkpoint, "CHUNK", 8)
+    monkeypatch.setattr(checkpoint, "PAGE", 5)
+    monkeypatch.setattr(checkpoint.log, "disabled", True)
+    for seed in range(part * 100, part * 100 + 100):
+        chance = random.Random(seed)
+        world, plans = World(chance), [plan_of(chance, {})]
+        tries = chance.randrange(2, 8)
+        for number in range(tries + 1):
+            if chance.random() < 0.2:
+                plans.append(plan_of(chance, dict(plans[-1])))
+            elif chance.random() < 0.6:
+                plans.append(chance.choice(plans))  # back to an earlier one
+            world.begin_try(plans[-1], **(NONE if number == tries else accidents(chance)))
+            key = chance.choice(["key", "key", "another key"])
+            end = one_try(world, plans[-1], key, chance, max_in_flight=chance.choice([1, 1, 4]))
+            assert world.most_unsaved <= checkpoint.CHUNK, seed
+            if isinstance(end, dict):
+                assert wrong(world, plans[-1]) == [], seed
+                assert not world.store, seed
+        assert isinstance(end, dict), seed
+
+
+def wrong(world, plan):
+    return [number for number, agent in plan if number not in world.closed and world.holders.get(number) != agent]
