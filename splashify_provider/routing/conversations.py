@@ -8,7 +8,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from splashify_provider.exceptions import InvalidPhoneNumberError, RoutingError
-from splashify_provider.redaction import mask_phone_number, quote
+from splashify_provider.redaction import mask_phone_number, redact
 from splashify_provider.routing.fields import convert, counted, is_missing, optional_email_address, read_rows
 from splashify_provider.routing.rendezvous import hash_of
 
@@ -123,7 +123,7 @@ def _spelled_alike(conversations: Mapping[str, Conversation]) -> Iterator[tuple[
 
 def _differences(one: Conversation, other: Conversation) -> Iterator[tuple[str, str, str]]:
     for name in ("agent_email", "owner_email", "backup_email", "language"):
-        old, new = (quote(getattr(each, name) or "(nobody)") for each in (one, other))
+        old, new = (redact(getattr(each, name) or "(nobody)") for each in (one, other))
         if old.casefold() != new.casefold():
             yield name, old, new
 
@@ -147,7 +147,7 @@ def _key(phone_number: str, region: str | None) -> str:
 
 
 def _language(value: object) -> str | None:
-    return None if is_missing(value) else quote(value)
+    return None if is_missing(value) else redact(value)
 
 
 def _phone_number(value: object) -> str:

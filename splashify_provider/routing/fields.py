@@ -16,7 +16,7 @@ from dateutil.parser import isoparse
 
 from splashify_provider.agent_email import is_agent_email
 from splashify_provider.exceptions import RoutingError
-from splashify_provider.redaction import as_text, mask_phone_number, quote
+from splashify_provider.redaction import mask_phone_number, redact, safe_str
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +75,7 @@ def counted(number: int, what: str) -> str:
 
 def _whose(row: Mapping[str, Any], problem: str) -> str:
     """Name whose row it is, to find it again: its position is only that in a query's result."""
-    for name, show in (("user_phone_number", lambda value: mask_phone_number(str(value))), ("agent_email", quote)):
+    for name, show in (("user_phone_number", lambda value: mask_phone_number(str(value))), ("agent_email", redact)):
         if not is_missing(row.get(name)) and not problem.startswith(name):
             return f" (in the row of {show(row[name])})"
     return ""
@@ -105,7 +105,7 @@ def _from_mapping(kind: type[T], row: Mapping[str, Any]) -> T:
         return kind(**known)
     except RoutingError as error:
         if any(name not in row for name, value in known.items() if value is None):
-            error.problems[-1] += f" (its columns: {quote(', '.join(row))})"
+            error.problems[-1] += f" (its columns: {redact(', '.join(row))})"
         raise
 
 
@@ -172,7 +172,7 @@ def no_address(text: str) -> str:
     :param text: The text.
     :return: The text in quotes, with its other letters than ASCII's escaped: some only look like those.
     """
-    shown = quote(text).encode("ascii", "backslashreplace").decode().replace(r"\u2026", "…")
+    shown = redact(text).encode("ascii", "backslashreplace").decode().replace(r"\u2026", "…")
     return f"'{shown}', not an e-mail address{'' if text.isascii() else ' in ASCII'}"
 
 
@@ -257,7 +257,7 @@ def zone(value: object) -> tzinfo:
     except (KeyError, ValueError, OSError):  # unknown; not a name at all; a folder of names
         if isinstance(value, tzinfo) and (offset := value.utcoffset(None)) is not None:
             return timezone(offset)
-        raise ValueError(f"is {quote(value)!r}, not a known zone: use an IANA name such as Europe/Berlin") from None
+        raise ValueError(f"is {redact(value)!r}, not a known zone: use an IANA name such as Europe/Berlin") from None
 
 
 def weekdays(value: object) -> tuple[str, ...]:
@@ -272,7 +272,7 @@ def weekdays(value: object) -> tuple[str, ...]:
         raise ValueError("is missing: name at least one day, such as mon,tue,wed")
     for name in names:
         if name not in WEEKDAYS and name not in _WEEKDAY_NAMES:
-            raise ValueError(f"has {quote(name)!r}, not one of {', '.join(WEEKDAYS)}")
+            raise ValueError(f"has {redact(name)!r}, not one of {', '.join(WEEKDAYS)}")
     return tuple(day for day in WEEKDAYS if day in {name[:3] for name in names})
 
 
@@ -300,7 +300,7 @@ def languages(value: object) -> tuple[str, ...]:
     :return: The languages.
     :raises ValueError: If it is neither text nor a list.
     """
-    return tuple(quote(item) for item in _items(value))
+    return tuple(redact(item) for item in _items(value))
 
 
 def weight(value: object) -> float | None:
@@ -318,7 +318,7 @@ def weight(value: object) -> float | None:
     except (ValueError, OverflowError):
         number = math.nan
     if not (0 < number < math.inf):
-        raise ValueError(f"is {quote(value)!r}, not a positive number")
+        raise ValueError(f"is {redact(value)!r}, not a positive number")
     return number
 
 
@@ -332,7 +332,7 @@ def _items(value: object) -> list[Any]:
         return [value]
     if isinstance(value, Iterable) and not isinstance(value, (bytes, Mapping)):
         return [item for item in value if not is_missing(item)]
-    raise ValueError(f"is {quote(value)!r}, not a list")
+    raise ValueError(f"is {redact(value)!r}, not a list")
 
 
 def _a(value: object) -> str:
@@ -344,5 +344,5 @@ def _shown(value: object) -> str:
     """Return a value as errors may show it; dates as they are, which could be taken for phone numbers."""
     if isinstance(value, (date, time)):
         return value.isoformat()
-    text = as_text(value)
-    return text if _LIKE_A_DATE.fullmatch(text) else quote(text)
+    text = safe_str(value)
+    return text if _LIKE_A_DATE.fullmatch(text) else redact(text)

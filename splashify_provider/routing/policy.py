@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-from splashify_provider.redaction import quote
+from splashify_provider.redaction import redact
 from splashify_provider.routing.fields import optional_email_address, refuse
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class RoutingPolicy:
         object.__setattr__(self, "steps", tuple(self.steps) if isinstance(self.steps, (tuple, list)) else ())
         problems = [*self._problems_of_fallback(), *self._problems_of_steps()]
         if not (self.headroom is None or (isinstance(self.headroom, (int, float)) and 0 <= self.headroom < math.inf)):
-            problems.append(f"headroom must be 0 or more, or None, not {quote(self.headroom)!r}")
+            problems.append(f"headroom must be 0 or more, or None, not {redact(self.headroom)!r}")
         if problems:
             refuse("this RoutingPolicy", problems)
 
@@ -55,7 +55,7 @@ class RoutingPolicy:
         for name, more in (("nobody_on_duty", ()), ("no_speaker", ("fall_through",))):
             choices, chosen = get_args(Otherwise) + more, getattr(self, name)
             if chosen not in choices:
-                yield f"{name} must be one of {', '.join(choices)}, not {quote(chosen)!r}"
+                yield f"{name} must be one of {', '.join(choices)}, not {redact(chosen)!r}"
             elif chosen == "fallback_agent" and not self.fallback_agent:
                 yield f"{name}='fallback_agent' needs fallback_agent, an e-mail address"
 
