@@ -38,9 +38,9 @@ from airflow.providers.common.compat.sdk import AirflowFailException, BaseHook, 
 
 from splashify_provider.operators.splashify import (
     SplashifyAssignOperator,
-    carried_out,
     due_at,
     skip_if_too_old,
+    successful_assignments,
 )
 from splashify_provider.routing import RoutingError, plan_assignments
 
@@ -102,20 +102,23 @@ def splashify_shift_handover() -> None:
         skip_if_too_old(context, 2 * SHIFT)  # assign may have been just in time
         holders = {str(row["user_phone_number"]): row["agent_email"] for row in (pulled or {}).get("conversations", [])}
         done = [
-            (move["agent_email"], phone, holders.get(phone) or "", move["agent_email"])
-            for move in carried_out(moves or [], context["ti"].xcom_pull(task_ids="assign"))
+            (move["agent_email"], phone, holders.get(phone) or "")
+            for move in successful_assignments(moves or [], context["ti"].xcom_pull(task_ids="assign"))
             for phone in [move["user_phone_number"]]
         ]
         database = BaseHook.get_hook("support_db")
         update = (
             "UPDATE conversations SET agent_email = ? "
-            "WHERE user_phone_number = ? AND status = 'open' AND COALESCE(agent_email, '') IN (?, ?)"
+            "WHERE user_phone_number = ? AND status = 'open' AND COALESCE(agent_email, '') = ?"
         ).replace("?", database.placeholder)
         with closing(database.get_conn()) as connection, closing(connection.cursor()) as cursor:
-            cursor.executemany(update, done)
+            written = 0
+            for values in done:
+                cursor.execute(update, values)
+                written += cursor.rowcount
             connection.commit()
-        log.info("Wrote %d of %d new agents back.", len(done), len(moves or []))
-        return len(done)
+        log.info("Wrote %d of %d new agents back; %d were planned.", written, len(done), len(moves or []))
+        return written
 
     @task(trigger_rule="none_failed")
     def handed_over() -> None:

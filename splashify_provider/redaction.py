@@ -104,6 +104,3 @@ def without_frames(kind: type[Exception]) -> Callable[[Callable[P, T]], Callable
         return call
 
     return decorate
-
-
-quote, as_text = redact, safe_str

@@ -1,4 +1,8 @@
-"""Shifts from calendars in iCalendar form: what PagerDuty, Opsgenie and Google Calendar export."""
+"""Shifts from calendars in iCalendar form: what PagerDuty, Opsgenie and Google Calendar export.
+
+Whatever a calendar holds, reading it ends (:mod:`~splashify_provider.routing.calendar_bounds`), and what can't be read
+with certainty is refused by the event's name.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +13,26 @@ from datetime import date, datetime, timedelta
 from datetime import timezone as fixed_offset
 from typing import TYPE_CHECKING, Any
 
+from splashify_provider.agent_email import find_agent_emails, is_agent_email
 from splashify_provider.exceptions import RoutingError
-from splashify_provider.redaction import quote
-from splashify_provider.routing.rows import zone
+from splashify_provider.redaction import redact
+from splashify_provider.routing.calendar_bounds import Steps, refuse_excess
+from splashify_provider.routing.fields import zone
 from splashify_provider.routing.shifts import Shift, aware
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from zoneinfo import ZoneInfo
+    from datetime import tzinfo
 
     from icalendar import Calendar, Component, Event
 
-_ADDRESS = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]+@[\w-]+(?:\.[\w-]+)+")
 _ONCE = ("UID", "DTSTART", "DTEND", "DURATION", "SUMMARY", "STATUS", "RECURRENCE-ID")
 _TIMES = ("DTSTART", "DTEND", "RDATE", "EXDATE", "RECURRENCE-ID")
 _DAY = timedelta(days=1)
 _SECONDS = "X-SPLASHIFY-SECONDS"
+_LONGEST_TITLE = 1_000  # characters; nobody is looked for in the rest
+_MOST_OF = {"ATTENDEE": 1_000, "RRULE": 10, "RDATE": 10_000, "EXDATE": 10_000}  # in one event
+_MOST_CHANGES = 2_000  # of one series' events: each is looked at for every occurrence
 
 
 def shifts_from_ical(
@@ -51,10 +59,10 @@ def shifts_from_ical(
     :raises RoutingError: If this is no calendar, or naming every event that can't be read with certainty and why.
     """
     try:
-        import recurring_ical_events
+        import recurring_ical_events  # noqa: F401 - and icalendar with it
     except ImportError:
         raise RoutingError(
-            "Reading calendars needs two more libraries: pip install 'airflow-provider-splashify[ical]'"
+            "Reading calendars needs two more libraries.\nInstall them: pip install 'airflow-provider-splashify[ical]'"
         ) from None
 
     start, end = aware(start, "start"), aware(end, "end")
@@ -67,11 +75,8 @@ def shifts_from_ical(
     _keep_durations(calendar)
     shifts: list[Shift] = []
     problems: set[str] = set()
-    try:
-        # A day more on either side: the library doesn't know where all-day events are meant.
-        events = recurring_ical_events.of(calendar).between(start - _DAY, end + _DAY)
-    except Exception as error:  # of many kinds, for rules that make no sense
-        raise RoutingError(f"This calendar's events can't be expanded: {quote(error)}.") from None
+    # A day more on either side: the library doesn't know where all-day events are meant.
+    events = _expand(calendar, start - _DAY, end + _DAY)
     for event in events:
         if _says(event, "STATUS") == "CANCELLED":
             continue
@@ -81,6 +86,8 @@ def shifts_from_ical(
                 shifts += [Shift(agent, event_start, event_end) for agent in _agents(event, agents or {})]
         except RoutingError as error:
             problems |= {f"{_name(event)}: {problem}" for problem in error.problems}
+        except Exception as error:  # of many kinds, for values that make no sense
+            problems.add(f"{_name(event)}: it can't be read ({redact(error)})")
     _refuse(problems)
     return sorted(shifts, key=lambda shift: (shift.start, shift.agent_email.casefold(), shift.end))
 
@@ -90,18 +97,40 @@ def _parse(text: str | bytes) -> Calendar:
 
     use_zoneinfo()  # type: ignore[no-untyped-call]  # anew: zones that other calendars defined are remembered by name
     content = text.decode("utf-8-sig", "replace") if isinstance(text, bytes) else text.lstrip("\ufeff")
+    refuse_excess(content)
     try:
         if "BEGIN:VCALENDAR" not in content:  # the library would look for a file of that name
-            raise ValueError(f"it begins with {quote(content[:40])!r}")
+            raise ValueError(f"it begins with {redact(content[:40])!r}")
         return Calendar.from_ical(content)
-    except (ValueError, IndexError, KeyError) as error:
+    except Exception as error:  # of many kinds, for text that makes no sense
         raise RoutingError(
-            f"This is not a calendar in iCalendar form: {quote(error)}. Check that the address is the calendar's "
+            f"This is not a calendar in iCalendar form: {redact(error)}.\nCheck that the address is the calendar's "
             "own (it ends in .ics, or is called a feed), not a page that shows it."
         ) from None
 
 
-def _zone(name: object) -> ZoneInfo | None:
+def _expand(calendar: Calendar, start: datetime, end: datetime) -> list[Event]:
+    """Return the events of a period, recurring ones once for each time."""
+    import recurring_ical_events
+
+    try:
+        return list(recurring_ical_events.of(calendar).between(start, end))
+    except Exception as error:  # of many kinds, for rules that make no sense
+        found = redact(error)
+    # Which event was it? Its series, put into a calendar of its own, fails alone.
+    events = [event for event in calendar.walk("VEVENT") if _may_overlap(event, start, end)]
+    for uid in {str(event.get("UID")) for event in events}:
+        series = [event for event in events if str(event.get("UID")) == uid]
+        alone = calendar.copy()
+        alone.subcomponents = series
+        try:
+            recurring_ical_events.of(alone).between(start, end)
+        except Exception:
+            _refuse({f"{_name(series[0])}: when it recurs can't be worked out ({found})"})
+    raise RoutingError(f"This calendar's events can't be expanded: {found}.")
+
+
+def _zone(name: object) -> tzinfo | None:
     try:
         return zone(name) if name else None
     except ValueError as error:
@@ -116,7 +145,15 @@ def _refuse(problems: set[str]) -> None:
 def _check(calendar: Calendar, start: datetime, end: datetime) -> None:
     """Refuse events that the libraries would read as something else, or leave out, without a word."""
     events = [event for event in calendar.walk("VEVENT") if _may_overlap(event, start, end)]
-    problems = {f"{_name(event)}: {problem}" for event in events for problem in _problems(event)}
+    steps = Steps()
+    problems = {f"{_name(event)}: {problem}" for event in events for problem in _problems(event, end, steps)}
+    changes = Counter(str(event.get("UID")) for event in events if "RECURRENCE-ID" in event)
+    problems |= {
+        f"{_name(event)}: {changes[str(event.get('UID'))]:,} of its times are changed one by one; at most "
+        f"{_MOST_CHANGES:,} are read"
+        for event in events
+        if changes[str(event.get("UID"))] > _MOST_CHANGES
+    }
     series = Counter(
         (str(event["UID"]), str(event.get("SEQUENCE", 0)))
         for event in events
@@ -148,7 +185,7 @@ def _dt(event: Component, name: str) -> Any:
     """Give what a property means, or None if it isn't there or can't be read."""
     try:
         return getattr(event.get(name), "dt", None)
-    except ValueError:
+    except Exception:  # of many kinds, for values that make no sense
         return None
 
 
@@ -161,9 +198,12 @@ def _may_overlap(event: Component, start: datetime, end: datetime) -> bool:
     return len(days) < 2 or (days[0] <= end.date() + 2 * _DAY and start.date() - 2 * _DAY <= max(days))
 
 
-def _problems(event: Component) -> Iterator[str]:
+def _problems(event: Component, end: datetime, steps: Steps) -> Iterator[str]:
     if event.errors:
-        yield from (f"its {name} can't be read ({quote(error)})" for name, error in event.errors)
+        yield from (f"its {name} can't be read ({redact(error)})" for name, error in event.errors)
+        return
+    if excess := list(_excess(event)):
+        yield from excess
         return
     for name in _ONCE:
         if isinstance(event.get(name), list):
@@ -172,12 +212,9 @@ def _problems(event: Component) -> Iterator[str]:
         yield "it has no start"
     if "EXRULE" in event:
         yield "its exceptions are a rule (EXRULE), which the standard has dropped: export it with EXDATE"
-    for rule in _all(event, "RRULE"):
-        frequency = str((rule.get("FREQ") or ["nothing"])[0])
-        if frequency not in ("HOURLY", "DAILY", "WEEKLY", "MONTHLY", "YEARLY"):
-            yield f"it recurs by FREQ={quote(frequency)}, not HOURLY, DAILY, WEEKLY, MONTHLY or YEARLY"
+    yield from _problems_of_rules(event, end, steps)
     zones = {
-        quote(value.params["TZID"])
+        redact(value.params["TZID"])
         for name in _TIMES
         for value in _all(event, name)
         if "TZID" in value.params and _is_naive(value)
@@ -186,6 +223,21 @@ def _problems(event: Component) -> Iterator[str]:
         yield f"its zone {unknown!r} is not known, and the calendar doesn't define it"
     if not zones:
         yield from _problems_of_span(event)
+
+
+def _excess(event: Component) -> Iterator[str]:
+    for name, most in _MOST_OF.items():
+        if (count := sum(len(getattr(value, "dts", [value])) for value in _all(event, name))) > most:
+            yield f"it has {count:,} of {name}; at most {most:,} are read"
+
+
+def _problems_of_rules(event: Component, end: datetime, steps: Steps) -> Iterator[str]:
+    begins = _dt(event, "DTSTART")
+    if not isinstance(begins, date):
+        return
+    clock = begins if isinstance(begins, datetime) else datetime.combine(begins, datetime.min.time())
+    for rule in _all(event, "RRULE"):
+        yield from steps.problems_of(rule, clock.replace(tzinfo=None), (end + 2 * _DAY).replace(tzinfo=None))
 
 
 def _problems_of_span(event: Component) -> Iterator[str]:
@@ -209,7 +261,7 @@ def _is_floating(value: object) -> bool:
     return isinstance(value, datetime) and value.utcoffset() is None
 
 
-def _span(event: Event, local: ZoneInfo | None) -> tuple[datetime, datetime]:
+def _span(event: Event, local: tzinfo | None) -> tuple[datetime, datetime]:
     """Give an event's start and end in UTC."""
     start = _moment(event.start, "start", local)
     if _SECONDS in event:
@@ -217,7 +269,7 @@ def _span(event: Event, local: ZoneInfo | None) -> tuple[datetime, datetime]:
     return start, _moment(event.end, "end", local)
 
 
-def _moment(value: date, name: str, local: ZoneInfo | None) -> datetime:
+def _moment(value: date, name: str, local: tzinfo | None) -> datetime:
     if isinstance(value, datetime) and value.utcoffset() is not None:
         return aware(value, name)
     if local is None:
@@ -231,9 +283,9 @@ def _moment(value: date, name: str, local: ZoneInfo | None) -> datetime:
 
 def _agents(event: Event, known: Mapping[str, str]) -> list[str]:
     """Say whose shift an event is."""
-    title = str(event.get("SUMMARY") or "")
+    title = _title(event)
     invited, others = _invited(event)
-    found = invited or ([] if others else _ADDRESS.findall(title) or _named(title, known))
+    found = invited or ([] if others else find_agent_emails(title) or _named(title, known))
     if not found and not others:
         raise RoutingError(
             "", ["it invites nobody, and its title has neither an e-mail address nor a name given in agents="]
@@ -256,8 +308,8 @@ def _invited(event: Event) -> tuple[list[str], bool]:
         address = str(
             attendee.params.get("EMAIL") or re.sub("^mailto:", "", str(attendee), flags=re.IGNORECASE)
         ).strip()
-        if not _ADDRESS.fullmatch(address):
-            raise RoutingError("", [f"it invites {quote(address)!r}, which is no e-mail address"])
+        if not is_agent_email(address):
+            raise RoutingError("", [f"it invites {redact(address)!r}, which is no e-mail address"])
         invited.append(address)
     return invited, stay_away
 
@@ -281,6 +333,10 @@ def _says(properties: Mapping[str, Any], name: str) -> str:
     return str(properties.get(name) or "").upper()
 
 
+def _title(event: Component) -> str:
+    title = event.get("SUMMARY")
+    return str(title[0] if isinstance(title, list) and title else title or "")[:_LONGEST_TITLE]
+
+
 def _name(event: Component) -> str:
-    title, when = event.get("SUMMARY"), _dt(event, "DTSTART") or "no start"
-    return f"{quote(title[0] if isinstance(title, list) else title or 'Event without a title')!r} ({when})"
+    return f"{redact(_title(event) or 'Event without a title')!r} ({_dt(event, 'DTSTART') or 'no start'})"

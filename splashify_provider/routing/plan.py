@@ -17,7 +17,7 @@ _MOST_ROWS = 100
 
 @dataclass(frozen=True)
 class Decision:
-    """What the plan says of one conversation.
+    """What a plan says about one conversation.
 
     :param user_phone_number: The customer's number, as it was given. Not part of the repr.
     :param from_agent: Who holds it now; None: nobody.
@@ -33,7 +33,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Plan:
-    """Who gets whom at one moment. All lists are in an order of their own, whatever that of the rows was.
+    """How conversations are assigned at one moment. The order of its lists doesn't depend on that of the rows.
 
     :param at: The moment, in UTC.
     :param limits: How many conversations each agent on duty may hold.
@@ -51,7 +51,7 @@ class Plan:
     releases: list[str] = field(repr=False)
 
     def to_assignments(self) -> list[dict[str, str]]:
-        """Give the moves as arguments of the assign operators.
+        """Return the moves as arguments of the assign operators.
 
         :return: ``user_phone_number`` and ``agent_email`` of each, for ``expand_kwargs`` or in bulk.
         """
@@ -62,7 +62,7 @@ class Plan:
         ]
 
     def summary(self) -> dict[str, Any]:
-        """Count what the plan does, in JSON's types.
+        """Return what the plan does, counted, in JSON's types.
 
         :return: ``at``; how many are ``kept``, ``moves``, ``unassigned`` and ``releases``; and by agent how many
             conversations they hold ``before`` and ``after``, and their ``limit`` (None: not on duty). Under
@@ -86,7 +86,7 @@ class Plan:
         }
 
     def table(self) -> str:
-        """Write the plan for a log: who holds how many, then what is kept and what moves, and why.
+        """Return the plan as text for a log: who holds how many, then what is kept and what moves, and why.
 
         :return: Lines of text; of phone numbers the last four digits, and at most five of a kind. Where there are more
             than 100 kinds of moves, the largest.
@@ -112,7 +112,7 @@ class Plan:
                 groups[route].append(mask_phone_number(decision.user_phone_number))
             shown = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))[:_MOST_ROWS]
             rows: list[tuple[object, ...]] = [
-                (name, len(phones), old if old == new else f"{old} → {new}", why, some(phones))
+                (name, len(phones), old if old == new else f"{old} → {new}", why, first_few(phones))
                 for (old, new, why), phones in sorted(shown)
             ]
             if more := len(decisions) - sum(len(phones) for _, phones in shown):
@@ -134,8 +134,8 @@ def _columns(rows: list[tuple[object, ...]]) -> list[str]:
     ]
 
 
-def some(phones: list[str]) -> str:
-    """Name the first few of many phone numbers.
+def first_few(phones: list[str]) -> str:
+    """Return the first few of many phone numbers.
 
     :param phones: Masked numbers.
     :return: Up to five, and how many more there are.

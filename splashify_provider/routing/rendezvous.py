@@ -20,7 +20,7 @@ _ODD, _ODD_TOO = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93  # odd, with bits well s
 
 
 def hash_of(text: str) -> int:
-    """Turn text into 64 bits, the same on every machine.
+    """Return 64 bits for a text, the same on every machine.
 
     :param text: The text.
     :return: The number.
@@ -55,7 +55,7 @@ class Agent:
 
 
 class Group:
-    """Agents that come into question alike.
+    """Equally eligible agents.
 
     :param agents: The agents.
     """
@@ -67,7 +67,7 @@ class Group:
         self._is_even = len({agent.weight for agent in self._free}) <= 1
 
     def first_choice(self, number: int) -> Agent | None:
-        """Say who of those with room scores highest.
+        """Return who of those with room scores highest.
 
         :param number: The key's hash.
         :return: The agent, or None if all are at their limits.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import MAXYEAR, date, datetime, time, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from splashify_provider.exceptions import RoutingError
-from splashify_provider.routing.rows import (
+from splashify_provider.routing.fields import (
     WEEKDAYS,
     convert,
     dates,
@@ -16,6 +16,7 @@ from splashify_provider.routing.rows import (
     languages,
     moment,
     read_rows,
+    refuse,
     time_of_day,
     weekdays,
     weight,
@@ -33,7 +34,8 @@ class Shift:
     """One stretch of time in which an agent is on duty: from its start up to, not including, its end.
 
     :param agent_email: The agent's e-mail address.
-    :param start: An aware datetime, or ISO 8601 text with a UTC offset. Kept in UTC.
+    :param start: An aware datetime, the standard library's or pendulum's, or ISO 8601 text with a UTC offset. Kept in
+        UTC, as the standard library's.
     :param end: The same; after the start.
     :param capacity: The agent's share of conversations relative to the others': 2 takes twice as many as 1.
         None is 1.
@@ -50,8 +52,7 @@ class Shift:
     def __post_init__(self) -> None:
         convert(self, agent_email=email_address, start=moment, end=moment, capacity=weight, languages=languages)
         if self.end <= self.start:
-            problem = f"end ({self.end:%Y-%m-%d %H:%M %Z}) is not after its start ({self.start:%Y-%m-%d %H:%M %Z})"
-            raise RoutingError("This Shift can't be used:", [problem])
+            refuse("this Shift", [f"end ({_shown(self.end)}) is not after its start ({_shown(self.start)})"])
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,14 @@ class WeeklyShift:
 
     One that ends at or before the time it starts goes on into the next day. Where clocks change, it begins and ends
     when the clock on the wall says so: 22:00 to 06:00 lasts seven hours in the night clocks go forward, and nine in
-    the night they go back. A time that such a night skips counts as if clocks had not changed yet, and of one that it
-    has twice the first is meant (as RFC 5545 has it).
+    the night they go back. A time that such a night skips counts as if clocks had not changed yet, and an ambiguous
+    time means its first occurrence (as RFC 5545 has it).
 
     :param agent_email: The agent's e-mail address.
     :param weekdays: The days it starts on: ``("mon", "fri")``, or text (``"mon,fri"``). Every day unless given.
     :param start_time: A naive time, or text (``"22:00"``).
     :param end_time: The same. Equal to the start: 24 hours.
-    :param timezone: IANA name of the zone whose clock counts, such as ``Europe/Berlin``.
+    :param timezone: The zone whose clock counts: an IANA name such as ``Europe/Berlin``, or a zone that has one.
     :param capacity: As of :class:`Shift`.
     :param languages: As of :class:`Shift`.
     :param dates_off: The dates, in that zone, on which no shift starts.
@@ -97,7 +98,7 @@ class WeeklyShift:
         )
 
     def expand(self, start: datetime, end: datetime) -> list[Shift]:
-        """List the shifts that overlap a period, whole, in order.
+        """Return the shifts that overlap a period, whole, in order.
 
         :param start: The period's start, aware.
         :param end: The period's end, aware; not included.
@@ -124,12 +125,13 @@ class WeeklyShift:
 
 
 def on_duty(shifts: Iterable[Shift | WeeklyShift | Mapping[str, Any]], at: datetime) -> list[str]:
-    """Say who is on duty at a moment.
+    """Return who is on duty at a moment.
 
     :param shifts: Shifts, weekly shifts, or rows with the fields of either.
-    :param at: The moment, an aware datetime.
+    :param at: The moment, an aware datetime, the standard library's or pendulum's.
     :return: The agents' e-mail addresses, sorted, each once, however it was typed.
-    :raises RoutingError: Naming every bad row by position, field and reason; or if ``at`` has no UTC offset.
+    :raises RoutingError: Naming every bad row by position (1 is the first), field and reason; or if ``at`` has no UTC
+        offset.
     """
     agents: dict[str, str] = {}
     for shift in shifts_on_duty(shifts, at):
@@ -138,12 +140,13 @@ def on_duty(shifts: Iterable[Shift | WeeklyShift | Mapping[str, Any]], at: datet
 
 
 def shifts_on_duty(shifts: Iterable[Shift | WeeklyShift | Mapping[str, Any]], at: datetime) -> list[Shift]:
-    """Find the shifts that include a moment.
+    """Return the shifts that include a moment.
 
     :param shifts: Shifts, weekly shifts, or rows with the fields of either.
     :param at: The moment, an aware datetime.
     :return: Those shifts, in an order that depends on nothing but what they are.
-    :raises RoutingError: Naming every bad row by position, field and reason; or if ``at`` has no UTC offset.
+    :raises RoutingError: Naming every bad row by position (1 is the first), field and reason; or if ``at`` has no UTC
+        offset.
     """
     at = aware(at, "at")
     found: list[Shift] = []
@@ -157,22 +160,29 @@ def shifts_on_duty(shifts: Iterable[Shift | WeeklyShift | Mapping[str, Any]], at
 
 
 def aware(at: datetime, name: str) -> datetime:
-    """Check a moment that was given as an argument.
+    """Return a moment that was given as an argument, in UTC.
 
     :param at: The moment.
     :param name: The argument's name, for the error.
-    :return: The moment in UTC.
-    :raises RoutingError: If it is no datetime, or has no UTC offset.
+    :return: The moment, of the standard library's type.
+    :raises RoutingError: If it is no datetime, has no UTC offset, or there are no days around it to look at.
     """
     try:
-        return moment(at)
+        time = moment(at)
     except ValueError as error:
-        raise RoutingError(f"{name} {error}.") from None
+        raise RoutingError(f"{name} {error}") from None
+    if not 1 < time.year < MAXYEAR:
+        raise RoutingError(f"{name} is {time.isoformat()}, not in the years 2 to {MAXYEAR - 1}.")
+    return time
+
+
+def _shown(time: datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M %Z}"
 
 
 def _kind_of(row: Mapping[str, Any]) -> type[Shift | WeeklyShift]:
     given = {name for name, value in row.items() if not is_missing(value)}
     once, weekly = {"start", "end"} & given, {"weekdays", "start_time", "end_time"} & given
     if once and weekly:
-        raise RoutingError("", [f"{min(once)} and {min(weekly)} are both given: is it one shift, or one every week?"])
+        raise ValueError(f"{min(once)} and {min(weekly)} are both given: is it one shift, or one every week?")
     return WeeklyShift if weekly else Shift

@@ -9,17 +9,21 @@ from types import SimpleNamespace
 import pytest
 from airflow.providers.common.compat.sdk import AirflowSkipException
 
+from splashify_provider.operators.splashify import SplashifyAssignOperator
+from tests.conftest import ADA, BEN
+
 DAG_ID = "splashify_shift_handover"
 
 
 class TestWriteBack:
-    MOVES = (("+1 202 555 0101", "ada", "gone"), ("+1 202 555 0102", "ben", None), ("+1 202 555 0103", "ada", "gone"))
+    MOVES = (("+1 202 555 0101", ADA, "gone"), ("+1 202 555 0102", BEN, None), ("+1 202 555 0103", ADA, "gone"))
 
     @pytest.fixture
-    def write_back(self, load_dag, tmp_path, monkeypatch):
+    def write_back(self, load_dag, tmp_path, monkeypatch, connect, sandbox):
         """Call the task with what assign returned, on a table as it has become since it was read."""
         path = tmp_path / "support.db"
         monkeypatch.setenv("AIRFLOW_CONN_SUPPORT_DB", json.dumps({"conn_type": "sqlite", "host": str(path)}))
+        connect(sandbox.base_url)
         task = load_dag(DAG_ID)[1].get_task("write_back")
 
         def call(results, age=timedelta(0), **since):
@@ -33,37 +37,41 @@ class TestWriteBack:
                     holder, status = since.get("c" + phone[-1], (old, "open"))
                     connection.execute("INSERT INTO conversations VALUES (?, ?, ?)", (phone, holder, status))
             ti = SimpleNamespace(xcom_pull=lambda task_ids: results)
-            task.python_callable(pulled, moves, ti=ti, data_interval_end=datetime.now(timezone.utc) - age)
+            written = task.python_callable(pulled, moves, ti=ti, data_interval_end=datetime.now(timezone.utc) - age)
             with closing(sqlite3.connect(path)) as connection:
-                return [row[0] for row in connection.execute("SELECT agent_email FROM conversations ORDER BY rowid")]
+                rows = connection.execute("SELECT agent_email FROM conversations ORDER BY rowid")
+                return [row[0] for row in rows], written
 
         return call
 
-    def result(self, index, outcome="assigned"):
-        phone, agent, _ = self.MOVES[index]
-        phone = f"…{phone[-4:]}"
-        return {"outcome": outcome, "user_phone_number": phone, "agent_email": agent, "message": "", "map_index": index}
+    @pytest.fixture
+    def results(self, connect, sandbox):
+        """What the operator returned for each of the moves."""
+        connect(sandbox.base_url)
+        return [
+            SplashifyAssignOperator(task_id="assign", user_phone_number=phone, agent_email=agent).execute({})
+            for phone, agent, _ in self.MOVES
+        ]
 
-    def test_what_was_assigned_is_written_and_the_rest_is_not(self, write_back):
-        assert write_back([self.result(0), self.result(1)]) == ["ada", "ben", "gone"]
+    def test_what_was_assigned_is_written_and_the_rest_is_not(self, write_back, results):
+        assert write_back(results[:2]) == ([ADA, BEN, "gone"], 2)
 
-    def test_a_dry_run_is_not_written(self, write_back):
-        assert write_back([self.result(0, "dry_run"), self.result(2)]) == ["gone", None, "ada"]
+    def test_a_dry_run_is_not_written(self, write_back, results):
+        assert write_back([{**results[0], "outcome": "dry_run"}, results[2]]) == (["gone", None, ADA], 1)
 
-    def test_what_somebody_has_changed_since_is_kept(self, write_back):
-        everything = [self.result(index) for index in range(3)]
-        since = {"c1": ("zoe", "open"), "c2": (None, "closed"), "c3": ("ada", "open")}
-        assert write_back(everything, **since) == ["zoe", None, "ada"]
+    def test_what_somebody_has_changed_since_is_kept_and_not_counted(self, write_back, results):
+        since = {"c1": ("zoe", "open"), "c2": (None, "closed"), "c3": (ADA, "open")}
+        assert write_back(results, **since) == (["zoe", None, ADA], 0)
 
-    def test_it_skips_for_an_old_run_but_not_while_assign_might_have_acted(self, write_back):
+    def test_it_skips_for_an_old_run_but_not_while_assign_might_have_acted(self, write_back, results):
         with pytest.raises(AirflowSkipException):
-            write_back([self.result(0)], age=timedelta(hours=17))
+            write_back(results, age=timedelta(hours=17))
 
-    def test_it_acts_for_a_run_that_was_just_in_time(self, write_back):
-        assert write_back([self.result(0)], age=timedelta(hours=9)) == ["ada", None, "gone"]
+    def test_it_acts_for_a_run_that_was_just_in_time(self, write_back, results):
+        assert write_back(results[:1], age=timedelta(hours=9)) == ([ADA, None, "gone"], 1)
 
     def test_it_writes_nothing_where_nothing_was_planned(self, load_dag, write_back):
-        assert write_back(None) == ["gone", None, "gone"]
+        assert write_back(None) == (["gone", None, "gone"], 0)
         load_dag(DAG_ID)[1].get_task("write_back").python_callable(
             None,
             None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import os
 import random
 import re
@@ -40,11 +39,11 @@ policies = st.permutations(get_args(Step)).flatmap(
             RoutingPolicy,
             nobody_on_duty=st.sampled_from(["leave", "release", "fallback_agent"]),
             fallback_agent=st.sampled_from([*map(email, NAMES[:3]), email("fallback")]),
-            nobody_for_language=st.sampled_from(["fall_through", "leave", "release", "fallback_agent"])
+            no_speaker=st.sampled_from(["fall_through", "leave", "release", "fallback_agent"])
             if "language" in steps[:count]
             else st.just("fall_through"),
             steps=st.just(steps[:count]),
-            slack=st.sampled_from([0, 0.1, 0.25, 1, None]),
+            headroom=st.sampled_from([0, 0.1, 0.25, 1, None]),
         )
     )
 )
@@ -71,7 +70,9 @@ class TestProperties:
         weights = {each.agent_email: each.capacity or 1 for each in roster}
         loads, duty = loads_of(plan), set(on_duty(roster, AT))
         limits = {
-            agent: len(chats) if policy.slack is None else limit(len(chats), weights.values(), weight, policy.slack)
+            agent: len(chats)
+            if policy.headroom is None
+            else limit(len(chats), weights.values(), weight, policy.headroom)
             for agent, weight in weights.items()
         }
         given = Counter(decision.agent_email for decision in (*plan.kept, *plan.moves))
@@ -158,11 +159,11 @@ class TestProperties:
         st.sampled_from([0, 0.25, 1]),
     )
     @settings(max_examples=60, deadline=None)
-    def test_no_other_plan_moves_less(self, agents, holders, slack):
+    def test_no_other_plan_moves_less(self, agents, holders, headroom):
         names = NAMES[:agents]
         chats = [chat(number, holder) for number, holder in enumerate(holders)]
-        plan = plan_assignments(chats, [shift(name) for name in names], at=AT, policy=RoutingPolicy(slack=slack))
-        most = limit(len(chats), [1] * agents, slack=slack)
+        plan = plan_assignments(chats, [shift(name) for name in names], at=AT, policy=RoutingPolicy(headroom=headroom))
+        most = limit(len(chats), [1] * agents, headroom=headroom)
         fewest = min(
             sum(new != old for new, old in zip(choice, holders, strict=True))
             for choice in itertools.product(names, repeat=len(chats))
@@ -172,8 +173,8 @@ class TestProperties:
 
     @given(st.integers(2, 12), st.integers(1, 300), st.sampled_from([0, 0.25]), st.integers(0, 11))
     @settings(max_examples=60, deadline=None)
-    def test_who_leaves_moves_their_share_and_no_more(self, agents, chats, slack, leaver):
-        policy = RoutingPolicy(slack=slack)
+    def test_who_leaves_moves_their_share_and_no_more(self, agents, chats, headroom, leaver):
+        policy = RoutingPolicy(headroom=headroom)
         roster = [shift(f"agent{number}") for number in range(agents)]
         before = agents_of(plan_assignments([chat(n) for n in range(chats)], roster, at=AT, policy=policy))
         gone = roster.pop(leaver % agents).agent_email
@@ -184,8 +185,8 @@ class TestProperties:
 
     @given(st.integers(1, 12), st.integers(1, 300), st.sampled_from([0, 0.25]))
     @settings(max_examples=60, deadline=None)
-    def test_who_joins_moves_no_more_than_a_fair_share_and_the_rounding(self, agents, chats, slack):
-        policy = RoutingPolicy(slack=slack)
+    def test_who_joins_moves_no_more_than_a_fair_share_and_the_rounding(self, agents, chats, headroom):
+        policy = RoutingPolicy(headroom=headroom)
         roster = [shift(f"agent{number}") for number in range(agents)]
         before = agents_of(plan_assignments([chat(n) for n in range(chats)], roster, at=AT, policy=policy))
         held = [Conversation(number, agent) for number, agent in before.items()]
@@ -196,34 +197,13 @@ class TestProperties:
     @settings(max_examples=30, deadline=None)
     def test_hashing_alone_moves_only_whom_a_change_concerns(self, agents, chats, leaver):
         """Without limits and without looking at who holds what."""
-        policy = RoutingPolicy(steps=("everyone",), slack=None)
+        policy = RoutingPolicy(steps=("everyone",), headroom=None)
         roster = [shift(f"agent{number}", capacity=1 + number % 3) for number in range(agents)]
         conversations = [chat(number) for number in range(chats)]
         before = agents_of(plan_assignments(conversations, roster, at=AT, policy=policy))
         gone = roster.pop(leaver % agents).agent_email
         after = agents_of(plan_assignments(conversations, roster, at=AT, policy=policy))
         assert all(after[number] == agent for number, agent in before.items() if agent != gone)
-
-
-def test_work_spreads_by_capacity():
-    roster = [shift("ada", capacity=1), shift("ben", capacity=2), shift("cleo", capacity=5)]
-    policy = RoutingPolicy(steps=("everyone",), slack=None)
-    loads = loads_of(plan_assignments([chat(number) for number in range(4000)], roster, at=AT, policy=policy))
-    for name, share in (("ada", 500), ("ben", 1000), ("cleo", 2500)):
-        assert abs(loads[email(name)] - share) < 5 * math.sqrt(share)
-
-
-def test_scores_of_two_agents_have_nothing_to_do_with_each_other():
-    # The customers who go to Ada when Ben is away come from Ben's by chance, in equal parts for each other agent.
-    roster = [shift(name) for name in NAMES]
-    policy = RoutingPolicy(steps=("everyone",), slack=None)
-    conversations = [chat(number) for number in range(6000)]
-    before = agents_of(plan_assignments(conversations, roster, at=AT, policy=policy))
-    for gone in range(len(NAMES)):
-        rest = roster[:gone] + roster[gone + 1 :]
-        after = agents_of(plan_assignments(conversations, rest, at=AT, policy=policy))
-        heirs = Counter(after[number] for number, agent in before.items() if agent == roster[gone].agent_email)
-        assert all(abs(count - 200) < 5 * math.sqrt(200) for count in heirs.values())
 
 
 PLAN_IN_A_NEW_PROCESS = """

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from datetime import date, datetime, time, timedelta, timezone
-from decimal import Decimal
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -9,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splashify_provider.routing import RoutingError, Shift, WeeklyShift, on_duty
-from splashify_provider.routing.rows import WEEKDAYS
+from splashify_provider.routing.fields import WEEKDAYS
 
 UTC = timezone.utc
 AT = datetime(2026, 11, 22, 13, tzinfo=UTC)
@@ -75,142 +74,6 @@ class TestOnDuty:
         assert on_duty(shifts, first) == ["ada@example.com"]
         assert on_duty(shifts, second) == ["ben@example.com"]
         assert hours(shifts)[0] == 1
-
-
-class TestRows:
-    def test_every_bad_row_is_named_by_position_field_and_reason(self):
-        good = {"agent_email": "ada@example.com", "start": AT, "end": AT + HOUR}
-        rows = [
-            good,
-            {**good, "agent_email": " "},
-            {**good, "start": datetime(2026, 11, 22, 13), "end": "2026-11-22 14:00"},  # noqa: DTZ001
-            good,
-            {**good, "end": AT},
-            {"agent_email": "Ada Lovelace", "start": None},
-            {**good, "capacity": "lots"},
-            ("ada@example.com", AT, AT + HOUR),
-            {"agent_email": "a@b.c", "start_time": "25:00", "end_time": 7, "timezone": "Mars/Phobos", "weekdays": "so"},
-        ]
-        with pytest.raises(RoutingError) as raised:
-            on_duty(rows, AT)
-        problems = raised.value.problems
-        places = [problem.split(" ")[0] for problem in problems]
-        assert places == [
-            "shifts[1].agent_email", "shifts[2].start", "shifts[2].end", "shifts[4].end", "shifts[5].agent_email",
-            "shifts[5].start", "shifts[5].end", "shifts[6].capacity", "shifts[7]", "shifts[8].weekdays",
-            "shifts[8].start_time", "shifts[8].end_time", "shifts[8].timezone",
-        ]  # fmt: skip
-        for part, problem in zip(
-            ["missing", "without a UTC offset", "without a UTC offset", "not after its start", "not an e-mail address",
-             "missing", "missing", "not a positive number", "a tuple, not a mapping", "not one of mon",
-             "not a time of day", "not a time of day", "not a known zone"], problems, strict=True,
-        ):  # fmt: skip
-            assert part in problem
-        for problem in problems:
-            assert problem in str(raised.value)
-        assert str(raised.value).startswith("13 problems in the shifts:\n")
-        assert problems[6].endswith("is missing (its columns: agent_email, start) (in the row of Ada Lovelace)")
-        assert problems[3].endswith("(in the row of ada@example.com)")
-
-    def test_thousands_of_bad_rows_make_a_readable_error(self):
-        with pytest.raises(RoutingError, match="and 4,950 more") as raised:
-            on_duty([{"agent_email": "ada@example.com", "start": AT, "end": AT}] * 5000, AT)
-        assert len(raised.value.problems) == 5000
-        assert len(str(raised.value)) < 10_000
-
-    @pytest.mark.parametrize(
-        "text",
-        [
-            "2026-11-22T13:00:00Z", "2026-11-22T14:00:00+01:00", "2026-11-22 14:00:00+01",
-            "2026-11-22T13:00:00.0000000Z",
-            "20261122T140000+0100", " 2026-11-22T14:00+01:00 ",
-        ],
-    )  # fmt: skip
-    def test_times_are_read_as_databases_write_them(self, text):
-        assert Shift("ada@example.com", text, AT + HOUR).start == AT
-
-    @pytest.mark.parametrize(
-        ("value", "expected"),
-        [(None, None), ("", None), (float("nan"), None), (2, 2), ("2.5", 2.5), (Decimal("0.5"), 0.5)],
-    )
-    def test_capacity_is_a_positive_number_or_missing(self, value, expected):
-        assert shift("ada", 0, 1).capacity is None
-        assert Shift("ada@example.com", AT, AT + HOUR, value).capacity == expected
-
-    @pytest.mark.parametrize("value", [0, -1, "many", float("inf"), True, [1]])
-    def test_any_other_capacity_is_refused(self, value):
-        with pytest.raises(RoutingError, match="capacity is .*, not a positive number"):
-            Shift("ada@example.com", AT, AT + HOUR, value)
-
-    @pytest.mark.parametrize(
-        "value", [["en", "pt-BR"], "en, pt-BR", '["en", "pt-BR"]', "{en,pt-BR}", ("en", None, "pt-BR")]
-    )
-    def test_languages_are_read_from_lists_text_and_arrays(self, value):
-        assert Shift("ada@example.com", AT, AT + HOUR, languages=value).languages == ("en", "pt-BR")
-
-    @pytest.mark.parametrize("value", [None, "", [], float("nan")])
-    def test_nobody_has_to_name_languages(self, value):
-        assert Shift("ada@example.com", AT, AT + HOUR, languages=value).languages == ()
-
-    def test_a_table_may_hold_both_kinds(self):
-        empty = dict.fromkeys(("start", "end", "weekdays", "start_time", "end_time", "timezone"))
-        weekly = {"weekdays": '["sun"]', "start_time": "09:00", "end_time": "18:00", "timezone": "Africa/Lagos"}
-        rows = [
-            {**empty, "agent_email": "ada@example.com", "start": AT, "end": AT + HOUR},
-            {**empty, "agent_email": "ben@example.com", **weekly},
-            {**empty, "agent_email": "cleo@example.com", **weekly, "weekdays": None},
-        ]
-        assert on_duty(rows, AT) == ["ada@example.com", "ben@example.com", "cleo@example.com"]
-
-    @pytest.mark.parametrize(
-        "value",
-        [date(2026, 12, 24), [datetime(2026, 12, 24)], "2026-12-24", '["2026-12-24"]', ["2026-12-24", None]],  # noqa: DTZ001
-    )
-    def test_dates_off_are_read_from_dates_lists_and_text(self, value):
-        assert weekly("06:00", "14:00", dates_off=value).dates_off == {date(2026, 12, 24)}
-
-    @pytest.mark.parametrize(
-        ("fields", "reason"),
-        [
-            ({"dates_off": "20261224"}, "dates_off has '…1224', not a date such as"),
-            ({"dates_off": "2026-W52-4"}, "dates_off has '2026-W52-4', not a date such as"),
-            ({"start_time": datetime(2026, 12, 24, 6)}, "start_time is '2026-12-24T06:00:00', not a time of day"),  # noqa: DTZ001
-            ({"weekdays": "mon,funday"}, "weekdays has 'funday', not one of mon,"),
-            ({"weekdays": 3}, "weekdays is '3', not a list"),
-            ({"dates_off": "26.12.2026"}, "dates_off has '26.12.2026', not a date such as"),
-            ({"start": AT}, "start and end_time are both given"),
-            ({"timezone": "Europe"}, "timezone is 'Europe', not a known zone"),
-            ({"capacity": Decimal("sNaN")}, "capacity is '"),
-            ({"capacity": 10**400}, "capacity is '"),
-            ({"agent_email": ["ada@example.com"]}, "agent_email is "),
-            ({"agent_email": "<ada@example.com>"}, "agent_email is '<ada@example.com>', not an e-mail"),
-            ({"agent_email": "mailto:ada@example.com"}, "agent_email is 'mailto:ada@example.com', not an e-mail"),
-        ],
-    )
-    def test_what_cant_be_read_is_shown_with_the_reason(self, fields, reason):
-        row = {"agent_email": "ada@example.com", "start_time": "06:00", "end_time": "14:00", "timezone": "UTC"}
-        with pytest.raises(RoutingError) as raised:
-            on_duty([{**row, **fields}], AT)
-        (problem,) = raised.value.problems
-        assert problem.startswith(f"shifts[0].{reason}")
-
-    def test_a_row_with_other_columns_says_which(self):
-        with pytest.raises(
-            RoutingError, match=r"shifts\[0\].end is missing \(its columns: email, starts_at, ends_at\)"
-        ):
-            on_duty([{"email": "ada@example.com", "starts_at": AT, "ends_at": AT}], AT)
-
-    def test_times_of_day_are_read_as_databases_write_them(self):
-        for value in ("06:00", "6:00", "06:00:00", time(6), timedelta(hours=6)):
-            assert weekly(value, "14:00").start_time == time(6)
-        for value in ("24:00", timedelta(days=1), "00:00"):
-            assert weekly("16:00", value).end_time == time(0)
-
-    def test_phone_numbers_in_the_wrong_column_are_not_repeated(self):
-        with pytest.raises(RoutingError) as raised:
-            on_duty([{"agent_email": "+1 202 555 0101", "start": AT, "end": AT + HOUR}], AT)
-        assert "555" not in str(raised.value)
-        assert "…0101" in str(raised.value)
 
 
 class TestWeeklyShift:

@@ -1,4 +1,4 @@
-"""Rows of rosters and conversation tables, read as cursors and JSON give them, or refused all at once."""
+"""The fields of rosters and conversation tables, read as cursors and JSON give them, or refused all at once."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from numbers import Real
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from zoneinfo import ZoneInfo
 
 from dateutil.parser import isoparse
 
+from splashify_provider.agent_email import is_agent_email
 from splashify_provider.exceptions import RoutingError
-from splashify_provider.redaction import mask_phone_number, quote
+from splashify_provider.redaction import mask_phone_number, redact, safe_str
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +26,6 @@ T = TypeVar("T")
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _WEEKDAY_NAMES = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _TIME_OF_DAY = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d)(?:\.0+)?)?")
-_ADDRESS = re.compile(r"[^@\s<>()\[\]:;,\"'\\]+@[^@\s<>()\[\]:;,\"'\\]+")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _LIKE_A_DATE = re.compile(r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}")
 
@@ -33,48 +33,59 @@ _LIKE_A_DATE = re.compile(r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}")
 def read_rows(
     rows: Iterable[object], kind_of: Callable[[Mapping[str, Any]], type[T]], types: tuple[type[T], ...], name: str
 ) -> list[T]:
-    """Turn mappings into objects; objects pass as they are.
+    """Return mappings as objects; objects pass as they are.
 
     :param rows: Mappings with the fields of a type as keys (other keys are ignored), or objects.
-    :param kind_of: Gives the type that a mapping is a row of.
+    :param kind_of: Returns the type that a mapping is a row of, or raises ValueError with the reason it is none.
     :param types: The types that may pass.
-    :param name: What the rows are called in errors, as in ``shifts[3].end``.
+    :param name: What the rows are called in errors, in the plural: ``shift 3: end is missing``.
     :return: The objects, in order.
-    :raises RoutingError: Naming every bad row by position, field and reason.
+    :raises RoutingError: Naming every bad row by position (1 is the first), field and reason.
     """
     if isinstance(rows, (str, bytes, Mapping)) or not isinstance(rows, Iterable):
         raise RoutingError(f"{name} is {_a(rows)}, not a list of rows.")
     read: list[T] = []
     problems: list[str] = []
-    for position, row in enumerate(rows):
-        place = f"{name}[{position}]"
+    for position, row in enumerate(rows, start=1):
+        place = f"{name.removesuffix('s')} {position}"
         if isinstance(row, types):
             read.append(row)
         elif (by_name := _by_name(row)) is not None:
             try:
                 read.append(_from_mapping(kind_of(by_name), by_name))
-            except RoutingError as error:
-                problems += [f"{place}.{problem}{_whose(by_name, problem)}" for problem in error.problems]
+            except ValueError as error:
+                of_row = error.problems if isinstance(error, RoutingError) else [str(error)]
+                problems += [f"{place}: {problem}{_whose(by_name, problem)}" for problem in of_row]
         else:
             problems.append(f"{place} is {_a(row)}, not a mapping: rows need the names of their columns")
     if problems:
-        count = f"{len(problems):,} problem{'s' if len(problems) > 1 else ''}"
-        raise RoutingError(f"{count} in the {name}:", problems)
+        refuse(f"the {name}", problems)
     return read
 
 
+def counted(number: int, what: str) -> str:
+    """Return a number and the noun it counts.
+
+    :param number: How many.
+    :param what: The noun in the singular.
+    :return: ``1 problem``, ``1,024 problems``.
+    """
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def _whose(row: Mapping[str, Any], problem: str) -> str:
-    """Say by whom a row can be found again: positions are those of a query's result."""
-    for name, show in (("user_phone_number", lambda value: mask_phone_number(str(value))), ("agent_email", quote)):
+    """Name whose row it is, to find it again: its position is only that in a query's result."""
+    for name, show in (("user_phone_number", lambda value: mask_phone_number(str(value))), ("agent_email", redact)):
         if not is_missing(row.get(name)) and not problem.startswith(name):
             return f" (in the row of {show(row[name])})"
     return ""
 
 
 def _by_name(row: Any) -> dict[str, Any] | None:
-    """Give a row's values by column in small letters (some databases shout), or None where columns have no names.
+    """Return a row's values by column in small letters (some databases shout), or None where columns have no names.
 
-    A mapping, or what database drivers give instead: sqlite3's and psycopg2's rows, SQLAlchemy's with its mapping.
+    A row is a mapping, or what database drivers give instead: sqlite3's and psycopg2's rows, SQLAlchemy's with its
+    mapping.
     """
     row = getattr(row, "_mapping", row)
     if not hasattr(row, "keys") or not hasattr(row, "__getitem__"):
@@ -94,7 +105,7 @@ def _from_mapping(kind: type[T], row: Mapping[str, Any]) -> T:
         return kind(**known)
     except RoutingError as error:
         if any(name not in row for name, value in known.items() if value is None):
-            error.problems[-1] += f" (its columns: {', '.join(quote(name) for name in row)})"
+            error.problems[-1] += f" (its columns: {redact(', '.join(row))})"
         raise
 
 
@@ -110,15 +121,26 @@ def convert(row: object, **converters: Callable[[Any], object]) -> None:
         try:
             object.__setattr__(row, name, converter(getattr(row, name)))
         except ValueError as error:
-            problems.append(f"{name} {error}")
+            problems.append(f"{name} {' '.join(str(error).splitlines())}")
         except (TypeError, ArithmeticError):  # what no reader expects, such as a signalling NaN
             problems.append(f"{name} is {_a(getattr(row, name))} that can't be read")
     if problems:
-        raise RoutingError(f"This {type(row).__name__} can't be used:", problems)
+        refuse(f"this {type(row).__name__}", problems)
+
+
+def refuse(where: str, problems: Iterable[str]) -> NoReturn:
+    """Raise the error that lists problems.
+
+    :param where: What has them, such as ``this Shift``.
+    :param problems: Each with its place and reason.
+    :raises RoutingError: In any case.
+    """
+    problems = list(problems)
+    raise RoutingError(f"{counted(len(problems), 'problem')} in {where}:", problems)
 
 
 def is_missing(value: object) -> bool:
-    """Tell what databases, JSON and data frames put where there is nothing.
+    """Check whether a value is what databases, JSON and data frames put where there is nothing.
 
     :param value: A field's value.
     :return: Whether it is None, NaN or blank text.
@@ -130,22 +152,32 @@ def is_missing(value: object) -> bool:
 
 
 def email_address(value: object) -> str:
-    """Read an agent's address.
+    """Return an agent's address.
 
     :param value: The address; blanks around it are dropped.
     :return: The address, spelled as it was.
-    :raises ValueError: If it is missing or no address.
+    :raises ValueError: If it is missing, or not what the sender accepts.
     """
     if is_missing(value):
         raise ValueError("is missing")
     text = str(value).strip()
-    if not isinstance(value, str) or not _ADDRESS.fullmatch(text):
-        raise ValueError(f"is {quote(text)!r}, not an e-mail address")
+    if not isinstance(value, str) or not is_agent_email(text):
+        raise ValueError(f"is {no_address(text)}")
     return text
 
 
+def no_address(text: str) -> str:
+    """Return what errors say of a text that is no address.
+
+    :param text: The text.
+    :return: The text in quotes, with its other letters than ASCII's escaped: some only look like those.
+    """
+    shown = redact(text).encode("ascii", "backslashreplace").decode().replace(r"\u2026", "…")
+    return f"'{shown}', not an e-mail address{'' if text.isascii() else ' in ASCII'}"
+
+
 def optional_email_address(value: object) -> str | None:
-    """Read an agent's address that may be missing.
+    """Return an agent's address, or None where it is missing.
 
     :param value: The address; blanks around it are dropped.
     :return: The address, or None.
@@ -155,38 +187,42 @@ def optional_email_address(value: object) -> str | None:
 
 
 def moment(value: object) -> datetime:
-    """Read a point in time.
+    """Return a point in time as a plain datetime in UTC.
 
-    :param value: An aware datetime, or ISO 8601 text with a UTC offset.
+    This is the one door for moments. Other types of datetime end here: a pendulum one, which Airflow gives, loses its
+    zone in plain arithmetic (``astimezone(timezone.utc) + timedelta``).
+
+    :param value: An aware datetime of any type, or ISO 8601 text with a UTC offset.
     :return: The same moment in UTC, where times can be compared and subtracted on any night.
     :raises ValueError: If it is missing, can't be read or has no offset.
     """
     if is_missing(value):
         raise ValueError("is missing")
-    time: object = value
+    given: object = value
     if isinstance(value, str):
         try:
-            time = isoparse(value.strip())
-        except ValueError:
-            time = None
-    if not isinstance(time, datetime):
+            given = isoparse(value.strip())
+        except (ValueError, OverflowError):
+            given = None
+    if not isinstance(given, datetime):
         raise ValueError(
-            f"is {_shown(value)!r}, not a time: use ISO 8601 with a UTC offset, such as 2026-11-22T06:00:00+01:00"
+            f"is {_shown(value)!r}, not a time\nUse ISO 8601 with a UTC offset, such as 2026-11-22T06:00:00+01:00."
         )
-    value = time
-    if value.utcoffset() is None:
+    offset = given.utcoffset()
+    if offset is None:
         raise ValueError(
-            f"is {value.isoformat()}, without a UTC offset: which moment that is depends on where. Write it as "
-            "2026-11-22T06:00:00+01:00, or use a timestamp with time zone"
+            f"is {given.isoformat()}, without a UTC offset: which moment that is depends on where.\nWrite it as "
+            "2026-11-22T06:00:00+01:00, or use a timestamp with time zone."
         )
+    clock = (given.year, given.month, given.day, given.hour, given.minute, given.second, given.microsecond)
     try:
-        return value.astimezone(timezone.utc)
+        return datetime(*clock, tzinfo=timezone.utc) - offset
     except OverflowError:
-        raise ValueError(f"is {value.isoformat()}, beyond the years 1 to 9999 in UTC") from None
+        raise ValueError(f"is {given.isoformat()}, beyond the years 1 to 9999 in UTC") from None
 
 
 def time_of_day(value: object) -> time:
-    """Read a time of day on a wall clock.
+    """Return a time of day on a wall clock.
 
     :param value: A naive time, ``"22:00"``, or the interval since midnight that MySQL gives. 24:00 is midnight.
     :return: The time.
@@ -195,7 +231,7 @@ def time_of_day(value: object) -> time:
     if is_missing(value):
         raise ValueError("is missing")
     if isinstance(value, timedelta) and timedelta(0) <= value <= timedelta(days=1):
-        return (datetime.min + value).time()  # noqa: DTZ901 - a wall clock's
+        return (datetime.min + timedelta(seconds=value.total_seconds())).time()  # noqa: DTZ901 - a wall clock's
     if isinstance(value, str) and (match := _TIME_OF_DAY.fullmatch(value.strip())):
         hour, minute, second = (int(part or 0) for part in match.groups())
         if (hour, minute, second) == (24, 0, 0):
@@ -203,27 +239,29 @@ def time_of_day(value: object) -> time:
         if hour < 24 and minute < 60 and second < 60:
             return time(hour, minute, second)
     if isinstance(value, time) and value.tzinfo is None:
-        return value
+        return time(value.hour, value.minute, value.second, value.microsecond)  # plain, whatever type it was
     raise ValueError(f"is {_shown(value)!r}, not a time of day such as 22:00 (the zone has a field of its own)")
 
 
-def zone(value: object) -> ZoneInfo:
-    """Read a time zone.
+def zone(value: object) -> tzinfo:
+    """Return a time zone.
 
-    :param value: A ZoneInfo, or an IANA name.
-    :return: The zone.
+    :param value: An IANA name, a zone that has one (the standard library's, pendulum's or pytz's), or a fixed offset.
+    :return: The zone, of the standard library's type.
     :raises ValueError: If it is missing or unknown.
     """
     if is_missing(value):
         raise ValueError("is missing: give the IANA name of the clock's zone, such as Europe/Berlin")
     try:
-        return value if isinstance(value, ZoneInfo) else ZoneInfo(str(value).strip())
+        return ZoneInfo(str(value).strip())  # as text, zones are their names
     except (KeyError, ValueError, OSError):  # unknown; not a name at all; a folder of names
-        raise ValueError(f"is {quote(value)!r}, not a known zone: use an IANA name such as Europe/Berlin") from None
+        if isinstance(value, tzinfo) and (offset := value.utcoffset(None)) is not None:
+            return timezone(offset)
+        raise ValueError(f"is {redact(value)!r}, not a known zone: use an IANA name such as Europe/Berlin") from None
 
 
 def weekdays(value: object) -> tuple[str, ...]:
-    """Read days of the week.
+    """Return days of the week.
 
     :param value: English names or their first three letters, in a list or separated by commas.
     :return: Three letters each, Monday first.
@@ -234,12 +272,12 @@ def weekdays(value: object) -> tuple[str, ...]:
         raise ValueError("is missing: name at least one day, such as mon,tue,wed")
     for name in names:
         if name not in WEEKDAYS and name not in _WEEKDAY_NAMES:
-            raise ValueError(f"has {quote(name)!r}, not one of {', '.join(WEEKDAYS)}")
+            raise ValueError(f"has {redact(name)!r}, not one of {', '.join(WEEKDAYS)}")
     return tuple(day for day in WEEKDAYS if day in {name[:3] for name in names})
 
 
 def dates(value: object) -> frozenset[date]:
-    """Read days of the calendar.
+    """Return days of the calendar.
 
     :param value: Dates or ISO 8601 text, in a list or separated by commas.
     :return: The dates.
@@ -256,17 +294,17 @@ def dates(value: object) -> frozenset[date]:
 
 
 def languages(value: object) -> tuple[str, ...]:
-    """Read the languages somebody speaks.
+    """Return the languages somebody speaks.
 
     :param value: Names or tags (``en``, ``pt-BR``), in a list or separated by commas.
     :return: The languages.
     :raises ValueError: If it is neither text nor a list.
     """
-    return tuple(quote(item) for item in _items(value))
+    return tuple(redact(item) for item in _items(value))
 
 
 def weight(value: object) -> float | None:
-    """Read a relative capacity.
+    """Return a relative capacity.
 
     :param value: A positive number, or text with one.
     :return: The number, or None where nothing is given.
@@ -280,12 +318,12 @@ def weight(value: object) -> float | None:
     except (ValueError, OverflowError):
         number = math.nan
     if not (0 < number < math.inf):
-        raise ValueError(f"is {quote(value)!r}, not a positive number")
+        raise ValueError(f"is {redact(value)!r}, not a positive number")
     return number
 
 
 def _items(value: object) -> list[Any]:
-    """Take a list apart, or text that lists things: ``a, b``, or as JSON and PostgreSQL write arrays."""
+    """Return a list's items, also of text that lists things: ``a, b``, or as JSON and PostgreSQL write arrays."""
     if is_missing(value):
         return []
     if isinstance(value, str):
@@ -294,7 +332,7 @@ def _items(value: object) -> list[Any]:
         return [value]
     if isinstance(value, Iterable) and not isinstance(value, (bytes, Mapping)):
         return [item for item in value if not is_missing(item)]
-    raise ValueError(f"is {quote(value)!r}, not a list")
+    raise ValueError(f"is {redact(value)!r}, not a list")
 
 
 def _a(value: object) -> str:
@@ -303,7 +341,8 @@ def _a(value: object) -> str:
 
 
 def _shown(value: object) -> str:
-    """Show a value in an error; dates as they are, which could be taken for phone numbers."""
+    """Return a value as errors may show it; dates as they are, which could be taken for phone numbers."""
     if isinstance(value, (date, time)):
         return value.isoformat()
-    return str(value) if _LIKE_A_DATE.fullmatch(str(value)) else quote(value)
+    text = safe_str(value)
+    return text if _LIKE_A_DATE.fullmatch(text) else redact(text)
