@@ -81,11 +81,8 @@ class Decisions:
     @property
     def wants_a_row(self) -> bool:
         """Whether the next row could be sent."""
-        return self._next is None and not self._is_exhausted and self._stopped_by is None and self._has_room
-
-    @property
-    def _has_room(self) -> bool:
-        return len(self._in_flight) + len(self._again) < self._max_in_flight
+        has_room = len(self._in_flight) + len(self._again) < self._max_in_flight
+        return has_room and self._next is None and not self._is_exhausted and self._stopped_by is None
 
     @property
     def seconds_to_wait(self) -> float:
@@ -124,7 +121,7 @@ class Decisions:
         for job in self._again:
             if job.not_before <= now:
                 return job
-        if self._next is None or not self._has_room:
+        if self._next is None:
             return None
         number = self._next.item.user_phone_number
         is_busy = number in self._in_flight or any(job.item.user_phone_number == number for job in self._again)

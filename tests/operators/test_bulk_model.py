@@ -12,7 +12,7 @@ from airflow.providers.common.compat.sdk import AirflowException
 from splashify_provider.bulk import checkpoint
 from splashify_provider.exceptions import AgentInactiveError, ConversationNotFoundError, ServerError, SplashifyError
 from splashify_provider.operators.bulk import SplashifyBulkAssignOperator
-from splashify_provider.rate_limit import Budget, RateLimiter
+from tests.bulk.simulation import client
 
 AGENTS = ["ada@example.com", "ben@example.com", "eva@example.com"]
 NUMBERS = [f"1202555{index:04d}" for index in range(40)]
@@ -97,16 +97,6 @@ class World:
         self.call("clear", self.store.clear)
 
 
-def client(world, key):
-    return SimpleNamespace(
-        settings=SimpleNamespace(max_attempts=1, budget=SimpleNamespace(name=key)),
-        limiter=RateLimiter(Budget("model", 100_000, 100_000)),
-        send_assignment=world.send_assignment,
-        normalize_phone_number=str,
-        fingerprint=lambda text: f"{key} {text}".encode(),
-    )
-
-
 def one_try(world, plan, key, chance, **arguments):
     """Run one try. Return its summary if it is green, else what it ended with."""
     rows = [{"user_phone_number": number, "agent_email": agent} for number, agent in plan]
@@ -117,7 +107,7 @@ def one_try(world, plan, key, chance, **arguments):
         max_consecutive_failures=1000,
         **arguments,
     )
-    operator.hook = SimpleNamespace(client=client(world, key))
+    operator.hook = SimpleNamespace(client=client(world.send_assignment, max_attempts=1, name=key))
     try:
         return operator.execute({"task_state_store": world, "run_id": "r"})
     except (AirflowException, SplashifyError, Killed) as error:
