@@ -6,7 +6,7 @@ ALL_AIRFLOWS = 2.11 3.0 3.1 3.2 3.3
 VENV = .venvs/$(AIRFLOW)
 UV = .venvs/uv/bin/uv
 
-.PHONY: help demo airflow test test-slow test-all test-pythons lint bench bench-routing constraints clean
+.PHONY: help demo airflow test test-slow coverage test-all test-pythons lint bench bench-routing constraints clean
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -17,10 +17,13 @@ airflow: $(VENV)/ready ## The same in Airflow's UI, with the inbox page beside i
 	$(VENV)/bin/python dags/demo/ui.py
 
 test: $(VENV)/ready ## Run the fast tests on Airflow 3.3 (AIRFLOW=2.11 for another)
-	$(VENV)/bin/python -m pytest -m "not slow"
+	$(VENV)/bin/python -m pytest -n auto -m "not slow"
 
 test-slow: $(VENV)/ready ## Run the tests that install wheels and run whole DAGs
 	$(VENV)/bin/python -m pytest -m slow
+
+coverage: $(VENV)/ready ## Run the fast tests and list the branches that they don't reach; below 95 % it fails
+	$(VENV)/bin/python -m pytest -n auto -m "not slow" --cov
 
 test-all: ## Run the fast tests on every Airflow minor version, the slow ones on the oldest and the newest
 	set -e; for version in $(ALL_AIRFLOWS); do \
@@ -35,10 +38,11 @@ test-pythons: $(UV) ## Run the fast tests on every other Python that is installe
 	    $(MAKE) --no-print-directory test PYTHON=$$python VENV=.venvs/python-$$version; \
 	  else echo "== Python $$version is not installed here"; fi; done
 
-lint: $(VENV)/ready ## Check style and types
+lint: $(VENV)/ready ## Check style, types and declared dependencies
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/deptry .
 
 bench: $(VENV)/ready ## Measure speed, pacing, memory and parse time beside what one would use instead
 	@VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --compile-bytecode -c constraints/airflow-$(AIRFLOW).txt --group bench
