@@ -147,6 +147,12 @@ def test_importing_the_routing_loads_neither_airflow_nor_anything_slow():
     assert not added & {"airflow", "phonenumbers", "requests", "icalendar", "recurring_ical_events"}
 
 
+def test_the_client_and_what_is_below_it_load_no_airflow():
+    added = {name.split(".")[0] for name in modules_after("import splashify_provider.client")}
+    assert "splashify_provider" in added
+    assert "airflow" not in added
+
+
 def test_the_package_root_is_a_version():
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
     assert [type(node).__name__ for node in tree.body] == ["Assign"]

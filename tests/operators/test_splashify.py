@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
 import re
+import socket
+import traceback
 from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 
@@ -139,6 +142,21 @@ class TestRelease:
     def test_no_conversation_may_be_skipped(self, run):
         with pytest.raises(AirflowSkipException):
             run(SplashifyReleaseOperator, user_phone_number=CLOSED, on_conversation_not_found="skip")
+
+
+def test_a_number_goes_from_the_operator_to_the_socket_in_eight_calls_of_ours(run, monkeypatch):
+    calls = []
+
+    def send(sock, *arguments):
+        frames = [frame.filename for frame in traceback.extract_stack()]
+        calls.append([name for name in frames if f"{os.sep}splashify_provider{os.sep}" in name])
+        return real(sock, *arguments)
+
+    real = socket.socket.sendall
+    monkeypatch.setattr(socket.socket, "sendall", send)
+    run(user_phone_number=PHONE, agent_email=BEN)
+    assert calls
+    assert max(map(len, calls)) <= 8
 
 
 def serialize(dag):
