@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import io
 import re
+import socket
 import time
 import zlib
 from functools import lru_cache
 from http.client import HTTPException, HTTPResponse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HeaderParsingError, HTTPError, ReadTimeoutError
 from urllib3.util.response import assert_header_parsing
-
-if TYPE_CHECKING:
-    import socket
 
 MOST_BYTES = 1_000_000  # of an answer's body, decoded
 _MOST_BYTES_RECEIVED = 2 * MOST_BYTES  # of a whole answer, headers and chunk sizes included
@@ -75,6 +73,7 @@ class _BoundedResponse(HTTPResponse):
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
+        self._socket = sock
         self._stream = _BoundedStream(self.fp.detach(), sock)
         self.fp = io.BufferedReader(self._stream)
         self._is_given_up = False
@@ -87,6 +86,8 @@ class _BoundedResponse(HTTPResponse):
             assert_header_parsing(self.msg)  # urllib3 would log what the server sent, and go on
         except (HeaderParsingError, TypeError):
             raise HTTPException("malformed headers") from None
+        if not isinstance(self._socket, socket.socket):  # TLS inside a proxy's TLS can't be asked what it has decrypted
+            self.will_close = True
 
     def close(self) -> None:
         self._is_given_up = True
@@ -128,7 +129,8 @@ class _BoundedStream(io.RawIOBase):
     def is_ended_with_more(self, buffered: io.BufferedReader) -> bool:
         """End the stream, and check whether bytes have arrived that nobody has read."""
         self._is_ended = True  # so that looking doesn't wait for more
-        return bool(buffered.peek(1))
+        in_tls_record = getattr(self._socket, "pending", lambda: 0)()  # decrypted, which waiting for the socket misses
+        return bool(buffered.peek(1)) or in_tls_record > 0
 
     def close(self) -> None:
         super().close()

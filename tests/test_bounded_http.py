@@ -221,6 +221,21 @@ class TestOneAnswerEach:
                 made.assign(phone, ADA)
         assert len(server.requests) == 2
 
+    def test_bytes_left_over_in_a_tls_record_are_not_read_by_the_next(self, client, certificate):
+        """The reader takes 8,192 bytes at a time: what follows them is neither in its buffer nor in the socket's."""
+
+        def answer(connection):
+            padding = 8192 - len(KEEP_ALIVE) - len(b"X: \r\n")
+            first = KEEP_ALIVE.replace(b"\r\n", b"\r\nX: " + b"y" * padding + b"\r\n", 1)
+            assert len(first) == 8192
+            connection.sendall(first + http("400 Bad Request", '{"message": "Agent not found"}'))
+
+        made, server = client(answer, tls=certificate[1], verify=certificate[0])
+        for phone in (PHONE, OTHER):
+            with pytest.raises(SplashifyConnectionError):
+                made.assign(phone, ADA)
+        assert len(server.requests) == 2
+
     def test_bytes_that_come_between_two_requests_are_read_by_neither(self, client):
         def answer(connection):
             connection.sendall(KEEP_ALIVE)
