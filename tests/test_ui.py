@@ -100,7 +100,7 @@ def test_a_failed_assignment_is_understood_repaired_and_cleared(ui, browser_page
     page.get_by_text(re.compile("ERROR.* - Agent inactive: .* is disabled in Splashify")).first.wait_for()
     assert failed[0]["try_number"] == 1
     content = page.inner_text("body")
-    assert "then clear this task" in content
+    assert "Enable them under Settings → Team, or take them off the roster. Then clear this task" in content
     assert "sk_live_sandbox" not in content
 
     # The repair, and the clear
