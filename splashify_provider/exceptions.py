@@ -235,8 +235,8 @@ _BY_STATUS: dict[int, _Text] = {
         AuthenticationError,
         "Splashify does not accept the API key of connection {conn_id!r} ({text}): {not_done}.",
         (
-            "Copy the current key from Settings → Developer into the connection's API key; making a new one ends the "
-            "old one at once."
+            "Put the key that is valid now into the connection's API key. If it is lost, make a new one under Settings "
+            "→ Developer, which ends the old one at once."
         ),
     ),
     403: (
@@ -248,8 +248,8 @@ _BY_STATUS: dict[int, _Text] = {
         BadRequestError,
         "Splashify refused the request ({text}): there is no such address, and {not_done}.",
         (
-            "The Base URL of connection {conn_id!r} must end in the API's version, as in "
-            "https://apis.splashifypro.com/api/v1."
+            "Correct the Base URL of connection {conn_id!r}: Splashify's is https://apis.splashifypro.com/api/v1, "
+            "which is also what an empty one means."
         ),
     ),
     429: (
@@ -278,7 +278,7 @@ _BY_HUNDREDS: dict[int, _Text] = {
     4: (
         BadRequestError,
         "Splashify refused the request ({text}): {not_done}.",
-        "The request itself is at fault, so repeating it won't help.",
+        "Repeating it won't help: correct the request, or ask Splashify's support what is wrong with it.",
     ),
     5: (
         ServerError,

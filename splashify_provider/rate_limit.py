@@ -112,8 +112,8 @@ class RateLimiter:
 
     @property
     def wait(self) -> float:
-        """Seconds until another request may be sent, as the last caller was told; 0.0 if that is now."""
-        return max(0.0, self._full_until - self._clock())
+        """Seconds until another request may be sent, as far as is known; 0.0 if that is now."""
+        return max(0.0, self._full_until - self._clock(), self._paused_until - self._clock())
 
     @property
     def requests_per_minute(self) -> int:

@@ -35,11 +35,11 @@ def safe_str(value: object) -> str:
     """Return anything as text.
 
     :param value: Anything.
-    :return: The text; none for a whole number of thousands of digits, which Python refuses to write.
+    :return: The text; none where there is none, as of a whole number of thousands of digits.
     """
     try:
         return str(value)
-    except ValueError:
+    except Exception:
         return ""
 
 

@@ -157,7 +157,7 @@ class Checkpoint:
             raise retry_later(
                 f"Everything is done, but Airflow's task state store can't be cleared ({redact(error)}): as long as "
                 "the checkpoint is there, clearing this task would send only what has changed.",
-                "A retry only removes the checkpoint: what is done is not sent again.",
+                "A retry removes the checkpoint; at worst it sends everything again, which changes nothing.",
             ) from None
 
     @property

@@ -9,7 +9,7 @@ from airflow.providers.common.compat.sdk import AirflowException
 
 from splashify_provider.bulk.assignment import Assignment, AssignmentOutcome, check_row, plural
 from splashify_provider.exceptions import SplashifyConfigurationError, SplashifyError
-from splashify_provider.redaction import mask_phone_number, without_frames
+from splashify_provider.redaction import mask_phone_number, redact, without_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 1_000_000
 MOST_IN_FLIGHT = 64
-_MOST_IN_LOG, _MOST_IN_ERROR = 1000, 20
+_MOST_IN_LOG, _MOST_IN_ERROR = 1000, 3
 _ROWS_BETWEEN_TICKS = 1000
 
 
@@ -29,7 +29,9 @@ def check_limits(max_in_flight: object, max_consecutive_failures: object) -> Non
         ("max_consecutive_failures", max_consecutive_failures, 1_000_000),
     ):
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-            raise SplashifyConfigurationError(f"{name} must be a whole number from 1 to {most:,}, not {value!r}.")
+            raise SplashifyConfigurationError(
+                f"{name} must be a whole number from 1 to {most:,}, not {redact(repr(value))}."
+            )
 
 
 @dataclass
@@ -45,36 +47,43 @@ class CheckedRows:
     def refuse_bad_rows(self, log: Any, *, skip_invalid: bool) -> None:
         """Log what is wrong with the first thousand bad rows, and refuse the batch for all of them at once.
 
-        :raises SplashifyConfigurationError: Naming the first twenty, unless they may be skipped.
+        :raises SplashifyConfigurationError: Naming the first three, unless they may be skipped and others are left.
         """
-        conflicts = [
-            f"Row {row.position} ({mask_phone_number(row.user_phone_number)}): for {row.agent_email}, but row "
-            f"{first.position} gives the same number to {first.agent_email}."
+        conflicts = {
+            row.position: (
+                f"{_place(row)}: for {row.agent_email}, but row {first.position} gives the same number to "
+                f"{first.agent_email}.",
+                "",
+            )
             for row, first in self.conflicts[:_MOST_IN_LOG]
-        ]
-        invalid = [
-            f"Row {row.position} ({mask_phone_number(row.user_phone_number)}): "
-            + row.message.partition("\n")[0].replace(" Nothing was sent.", "")  # said once, of all of them
-            for row in self.invalid[:_MOST_IN_LOG]
-        ]
-        for problem in conflicts:
-            log.error("%s", problem)
-        for problem in invalid:
-            (log.warning if skip_invalid else log.error)("%s", problem)
-        refused = [] if skip_invalid else self.invalid
-        if not (bad := len(self.conflicts) + len(refused)):
+        }
+        invalid = {row.position: _reason_and_remedy(row) for row in self.invalid[:_MOST_IN_LOG]}
+        is_fine = skip_invalid and (self.assignments or not self.invalid)
+        for position, problem in sorted({**conflicts, **invalid}.items()):
+            (log.warning if is_fine and position in invalid else log.error)("%s", " ".join(problem).rstrip())
+        refused = conflicts if is_fine else {**conflicts, **invalid}
+        bad = len(self.conflicts) + (0 if is_fine else len(self.invalid))
+        if not bad:
             return
-        shown = (conflicts + ([] if skip_invalid else invalid))[:_MOST_IN_ERROR]
-        if bad > len(shown):
-            shown.append(f"… and {bad - len(shown):,} more; the log has the first thousand.")
-        advice = "on_invalid='skip' goes on without invalid rows"
+        advice = "" if skip_invalid else " (on_invalid='skip' goes on without invalid rows)"
         if conflicts:
-            advice += ", but not where one number is for two agents"
-        remedies = dict.fromkeys(row.message.partition("\n")[2] for row in refused)
+            advice = " (on_invalid='skip' goes on without invalid rows, but not where one number is for two agents)"
+        shown = [reason for _, (reason, _) in sorted(refused.items())[:_MOST_IN_ERROR]]
+        more = f" … and {bad - len(shown):,} more; the log has the first thousand." if bad > len(shown) else ""
         raise SplashifyConfigurationError(
-            f"{bad:,} of {plural(self.total, 'row')} can't be sent, so nothing was sent. {' '.join(shown)}\n"
-            + " ".join(filter(None, [f"Correct them, then clear this task ({advice}).", *remedies]))
+            f"{bad:,} of {plural(self.total, 'row')} can't be sent, so nothing was sent. {' '.join(shown)}{more}\n"
+            f"Correct them, then clear this task{advice}."
         )
+
+
+def _reason_and_remedy(row: AssignmentOutcome) -> tuple[str, str]:
+    reason, _, remedy = row.message.replace(" Nothing was sent.", "").partition("\n")  # said once, of all of them
+    return f"{_place(row)}: {reason}", remedy
+
+
+def _place(row: Assignment | AssignmentOutcome) -> str:
+    number = mask_phone_number(row.user_phone_number).removeprefix("…")
+    return f"Row {row.position}" + (f" (…{number})" if number else "")
 
 
 @without_frames(AirflowException)  # by which a task that is told to stop ends

@@ -36,7 +36,8 @@ class Report:
     def __init__(self, path: str, phone_numbers: Literal["masked", "full"]) -> None:
         from airflow.providers.common.compat.sdk import ObjectStoragePath
 
-        self._is_full, self._is_broken, self._is_local = phone_numbers == "full", False, True
+        self._is_full, self._is_local = phone_numbers == "full", True
+        self._error: Exception | None = None
         with self._must_be_usable(path):
             self._path = ObjectStoragePath(path)
             self._is_local = is_local(self._path)
@@ -54,7 +55,7 @@ class Report:
             self.write(item, "done_before", "Done by an earlier try.")
 
     def write(self, item: Assignment | AssignmentOutcome, outcome: str, message: str) -> None:
-        """Write the line of a row. If that fails, the batch goes on."""
+        """Write the line of a row. If that fails, the batch goes on, and :meth:`close` says so."""
         phone = item.user_phone_number
         entry = {
             "position": item.position,
@@ -67,11 +68,10 @@ class Report:
         try:
             self._stream.write(json.dumps(entry, ensure_ascii=False) + "\n")
             self._stream.flush()
-            self._is_broken = False
-        except Exception as error:  # what is buffered has another go
-            if not self._is_broken:
+        except Exception as error:
+            if self._error is None:
                 log.warning("The report could not be written (%s); the batch goes on.", redact(error))
-            self._is_broken = True
+            self._error = self._error or error
 
     def close(self) -> Exception | None:
         """End the report. Return what kept it from being written whole: it must not hide why a batch failed."""
@@ -80,8 +80,8 @@ class Report:
                 if not self._is_local:
                     self._upload()
         except Exception as error:
-            return error
-        return None
+            return self._error or error
+        return self._error
 
     def _open_local(self) -> IO[str]:
         refuse_special_file(self._path.path)
@@ -121,6 +121,6 @@ class Report:
             if not self._is_local and isinstance(error, OSError):  # perhaps a transient one
                 raise
             raise SplashifyConfigurationError(
-                f"The report {path} can't be used: {redact(error)}. Nothing was sent.\nCorrect report_path, then "
-                "clear this task."
+                f"The report {redact(path)} can't be used: {redact(error)}. Nothing was sent.\n"
+                "Correct report_path, then clear this task."
             ) from None

@@ -17,6 +17,7 @@ COLUMNS = ("user_phone_number", "agent_email")
 MOST_CHARACTERS = 10**9
 LONGEST_LINE, LONGEST_PATH = 100_000, 4096
 _FIX = "Fix it, then clear this task."
+_LASTING = (FileNotFoundError, IsADirectoryError, PermissionError)
 
 
 def rows_of(assignments: object) -> Iterator[Any]:
@@ -36,7 +37,7 @@ def rows_of(assignments: object) -> Iterator[Any]:
         return _rows_of_file(text)
     if _is_path(assignments):
         return _rows_of_file(assignments)
-    if isinstance(assignments, Mapping) or not isinstance(assignments, Iterable):
+    if isinstance(assignments, (Mapping, bytes)) or not isinstance(assignments, Iterable):
         raise SplashifyConfigurationError(
             f"assignments must be a list of rows or the path of a file, not {type(assignments).__name__}. Nothing was "
             "sent.\nIf it is another task's result, check what that task returned."
@@ -49,7 +50,10 @@ def is_read_from(assignments: object, path: str) -> bool:
     given = _text(assignments) if isinstance(assignments, str) else assignments
     if not (isinstance(given, str) or _is_path(given)) or str(given).startswith(("[", "{")):
         return False
-    return _place(given) == _place(path)
+    one, other = _place(given), _place(path)
+    if one[0] == other[0] == "file" and os.path.exists(other[1]):  # under one name or two
+        return os.path.exists(one[1]) and os.path.samefile(one[1], other[1])
+    return one == other
 
 
 def refuse_special_file(path: str) -> None:
@@ -101,9 +105,10 @@ def _rows_of_json(text: str) -> list[Any]:
 def _rows_of_file(path: str | os.PathLike[str]) -> Iterator[Any]:
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
+    is_here = True
     try:
         file = ObjectStoragePath(path)
-        if is_local(file):
+        if is_here := is_local(file):
             refuse_special_file(file.path)
         # Not file.open(): what that gives has no readline on Airflow 2.11.
         with file.fs.open(file.path, "r", encoding="utf-8-sig", newline="") as stream:
@@ -111,7 +116,9 @@ def _rows_of_file(path: str | os.PathLike[str]) -> Iterator[Any]:
             first = next((line for line in lines if line.strip()), "")
             lines = itertools.chain([first], lines)
             yield from _json_lines(lines) if first.lstrip().startswith("{") else _csv_rows(lines, first)
-    except (FileNotFoundError, IsADirectoryError, PermissionError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
+        if not is_here and isinstance(error, OSError) and not isinstance(error, _LASTING):  # perhaps a transient one
+            raise
         what = {
             FileNotFoundError: "does not exist",
             IsADirectoryError: "is a directory",

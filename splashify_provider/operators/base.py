@@ -77,7 +77,7 @@ class SplashifyOperator(BaseOperator):
                 f"max_run_age must be a timedelta, such as timedelta(hours=8), not {redact(repr(self.max_run_age))}."
             )
         if not isinstance(self.is_dry_run, bool):
-            raise SplashifyConfigurationError(f"dry_run must be True or False, not {self.is_dry_run!r}.")
+            raise SplashifyConfigurationError(f"dry_run must be True or False, not {redact(repr(self.is_dry_run))}.")
 
     def check_choice(self, name: str, *choices: str) -> None:
         """Check an argument that is one of a few words.
@@ -88,7 +88,7 @@ class SplashifyOperator(BaseOperator):
         """
         if getattr(self, name) not in choices:
             allowed = " or ".join(repr(choice) for choice in choices)
-            raise SplashifyConfigurationError(f"{name} must be {allowed}, not {getattr(self, name)!r}.")
+            raise SplashifyConfigurationError(f"{name} must be {allowed}, not {redact(repr(getattr(self, name)))}.")
 
     @contextmanager
     def airflow_errors(self) -> Iterator[None]:
@@ -126,10 +126,10 @@ class SplashifyOperator(BaseOperator):
 def _with_what_to_clear(error: SplashifyError) -> str:
     if "clear" in error.remedy or isinstance(error, ConversationNotFoundError):
         return str(error)
-    clear = "Then clear this task"
-    if isinstance(error, _ABOUT_THE_INPUT):
-        clear += ", or the one that the value comes from, with Downstream"
-    return f"{error}{' ' if error.remedy else chr(10)}{clear}."
+    if not error.remedy:
+        return f"{error}\nCorrect it, then clear this task."
+    or_that = " (or, with Downstream, the one that the value comes from)" if isinstance(error, _ABOUT_THE_INPUT) else ""
+    return f"{error} Then clear this task{or_that}."
 
 
 def due_at(context: Mapping[str, Any]) -> datetime:

@@ -124,14 +124,14 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
         self.check_choice("report_phone_numbers", "masked", "full")
         if not isinstance(self.fail_on_partial_error, bool):
             raise SplashifyConfigurationError(
-                f"fail_on_partial_error must be True or False, not {self.fail_on_partial_error!r}."
+                f"fail_on_partial_error must be True or False, not {redact(repr(self.fail_on_partial_error))}."
             )
         check_limits(self.max_in_flight, self.max_consecutive_failures)
         if self.report_path is None:
             return
         if str(self.report_path).strip() in ("", "None", "null"):
             raise SplashifyConfigurationError(
-                f"report_path is the text {self.report_path!r}.\nIf it is a template, check what it refers to."
+                f"report_path is the text {redact(self.report_path)!r}.\nIf it is a template, check what it refers to."
             )
         if is_read_from(self.assignments, self.report_path):
             raise SplashifyConfigurationError(

@@ -17,32 +17,55 @@ if TYPE_CHECKING:
 
 _MOST_BYTES = 10_000_000  # some 25,000 events of Google's; reading them takes about eight seconds
 _LONGEST_LINE = 200_000  # characters, folded lines put together
+_MOST_ZONE_RULES, _MOST_ZONE_DATES = 400, 2_000  # in all time zones that it defines: icalendar expands them
+# The properties that shifts and time zones are made of. The rest is not even read: it may be large.
+# fmt: off
+_NEEDED = frozenset((
+    "BEGIN", "END", "VERSION", "PRODID", "CALSCALE", "X-WR-TIMEZONE",
+    "UID", "SEQUENCE", "DTSTART", "DTEND", "DURATION", "RRULE",
+    "RDATE", "EXDATE", "EXRULE", "RECURRENCE-ID", "SUMMARY", "STATUS",
+    "ATTENDEE", "TZID", "TZOFFSETFROM", "TZOFFSETTO", "TZNAME",
+))
+# fmt: on
+_PROPERTY = re.compile(r"([A-Za-z0-9-]+)[;:]")
 _MOST_TIMES_A_DAY = 96  # every quarter of an hour
 _MOST_STEPS = 150_000  # of one rule: seventeen years by the hour, four hundred by the day
-_MOST_STEPS_IN_ALL = 2_000_000  # they take a few seconds
+_MOST_STEPS_IN_ALL = 3_000_000  # they take a few seconds; a thousand daily series of eight years
 # How many steps each counts as: dateutil looks at every day of a month or a year.
 _FREQUENCIES = {"HOURLY": 1, "DAILY": 1, "WEEKLY": 1, "MONTHLY": 5, "YEARLY": 20}
 # By the standard (RFC 5545, 3.3.10) these need longer steps; with shorter ones they may never find a date.
 _ONLY_WITH = {"BYYEARDAY": ("YEARLY",), "BYWEEKNO": ("YEARLY",), "BYSETPOS": ("WEEKLY", "MONTHLY", "YEARLY")}
 
 
-def refuse_excess(text: str) -> None:
-    """Refuse a calendar that the libraries would read without end, before they read it.
+def bounded_text(text: str) -> str:
+    """Return what shifts and time zones are made of in a calendar, unfolded.
 
     :param text: The calendar.
-    :raises RoutingError: Naming what is too much.
+    :return: Its lines, without properties that are not read.
+    :raises RoutingError: If the libraries would read it without end.
     """
     if len(text) > _MOST_BYTES:
         raise RoutingError(
             f"This calendar has {len(text):,} characters, and at most {_MOST_BYTES:,} are read.\n"
             "Export a shorter period of it."
         )
-    lines = re.sub(r"\r?\n[ \t]", "", text).splitlines()
+    lines = [line for line in re.sub(r"\r?\n[ \t]", "", text).splitlines() if _is_needed(line)]
     if (longest := max(map(len, lines), default=0)) > _LONGEST_LINE:
         raise RoutingError(f"This calendar has a line of {longest:,} characters; at most {_LONGEST_LINE:,} are read.")
-    problems = [problem for zone in _zones(lines) for problem in _problems_of_zone(zone)]
+    zones = list(_zones(lines))
+    problems = [problem for zone in zones for problem in _problems_of_zone(zone)]
+    for name, most in (("RRULE", _MOST_ZONE_RULES), ("RDATE", _MOST_ZONE_DATES)):
+        count = sum(line.count(",") + 1 for zone in zones for line in zone if line.upper().startswith(name))
+        if count > most:
+            problems.append(f"they have {count:,} of {name}; at most {most:,} are read")
     if problems:
         raise RoutingError("This calendar's time zones can't be used:", problems)
+    return "\r\n".join([*lines, ""])
+
+
+def _is_needed(line: str) -> bool:
+    name = _PROPERTY.match(line)
+    return name is None or name[1].upper() in _NEEDED
 
 
 def _zones(lines: list[str]) -> Iterator[list[str]]:
@@ -92,8 +115,8 @@ class Steps:
             yield f"it recurs by FREQ={redact(frequency)}, not HOURLY, DAILY, WEEKLY, MONTHLY or YEARLY"
             return
         interval = (rule.get("INTERVAL") or [1])[0]
-        times = math.prod(len(rule.get(name) or [0]) for name in ("BYHOUR", "BYMINUTE", "BYSECOND"))
-        times *= 24 if frequency == "HOURLY" else 1
+        per_step = math.prod(len(rule.get(name) or [0]) for name in ("BYHOUR", "BYMINUTE", "BYSECOND"))
+        times = per_step * (24 if frequency == "HOURLY" else 1)
         odd = [name for name, allowed in _ONLY_WITH.items() if name in rule and frequency not in allowed]
         if not isinstance(interval, int) or not 0 < interval <= 1000:
             yield f"it recurs at an INTERVAL of {redact(interval)}, which must be 1 to 1000"
@@ -102,22 +125,22 @@ class Steps:
         elif odd:
             yield f"it recurs by {' and '.join(odd)}, which {frequency} does not allow"
         else:
-            yield from self._problems_of_steps(rule.to_ical().decode(), start, end, interval, frequency)
+            cost = _FREQUENCIES[frequency] + per_step // 4
+            yield from self._problems_of_steps(rule.to_ical().decode(), start, end, interval, cost)
 
-    def _problems_of_steps(
-        self, text: str, start: datetime, end: datetime, interval: int, frequency: str
-    ) -> Iterator[str]:
+    def _problems_of_steps(self, text: str, start: datetime, end: datetime, interval: int, cost: int) -> Iterator[str]:
         self._left = _MOST_STEPS
-        cost = _FREQUENCIES[frequency]
         try:
             rule: Any = rrulestr(text, dtstart=start, ignoretz=True)
             counted = rule.replace(interval=_CountedInterval.made(interval, self, cost))
             for date in counted.xafter(start, inc=True):
-                self.spend(1)
                 if date > end:
                     break
         except _TooManySteps:
-            yield f"finding when it recurs takes too many steps since its start ({start}). Is its start right?"
+            if self._left_in_all < 0:
+                yield "this calendar's rules take too many steps in all. Export a shorter period, or fewer series"
+            else:
+                yield f"finding when it recurs takes too many steps since its start ({start}). Is its start right?"
         except (ValueError, OverflowError, TypeError) as error:
             yield f"its rule can't be read ({redact(error)})"
 

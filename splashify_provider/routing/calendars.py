@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from splashify_provider.agent_email import find_agent_emails, is_agent_email
 from splashify_provider.exceptions import RoutingError
 from splashify_provider.redaction import redact
-from splashify_provider.routing.calendar_bounds import Steps, refuse_excess
+from splashify_provider.routing.calendar_bounds import Steps, bounded_text
 from splashify_provider.routing.fields import zone
 from splashify_provider.routing.shifts import Shift, aware
 
@@ -32,6 +32,7 @@ _DAY = timedelta(days=1)
 _SECONDS = "X-SPLASHIFY-SECONDS"
 _LONGEST_TITLE = 1_000  # characters; nobody is looked for in the rest
 _MOST_OF = {"ATTENDEE": 1_000, "RRULE": 10, "RDATE": 10_000, "EXDATE": 10_000}  # in one event
+_MOST_SHIFTS = 100_000
 _MOST_CHANGES = 2_000  # of one series' events: each is looked at for every occurrence
 
 
@@ -88,6 +89,11 @@ def shifts_from_ical(
             problems |= {f"{_name(event)}: {problem}" for problem in error.problems}
         except Exception as error:  # of many kinds, for values that make no sense
             problems.add(f"{_name(event)}: it can't be read ({redact(error)})")
+        if len(shifts) > _MOST_SHIFTS:
+            raise RoutingError(
+                f"This calendar has more than {_MOST_SHIFTS:,} shifts in this period, the last one read of "
+                f"{_name(event)}.\nAsk for a shorter period."
+            )
     _refuse(problems)
     return sorted(shifts, key=lambda shift: (shift.start, shift.agent_email.casefold(), shift.end))
 
@@ -97,11 +103,11 @@ def _parse(text: str | bytes) -> Calendar:
 
     use_zoneinfo()  # type: ignore[no-untyped-call]  # anew: zones that other calendars defined are remembered by name
     content = text.decode("utf-8-sig", "replace") if isinstance(text, bytes) else text.lstrip("\ufeff")
-    refuse_excess(content)
+    bounded = bounded_text(content)
     try:
         if "BEGIN:VCALENDAR" not in content:  # the library would look for a file of that name
             raise ValueError(f"it begins with {redact(content[:40])!r}")
-        return Calendar.from_ical(content)
+        return Calendar.from_ical(bounded)
     except Exception as error:  # of many kinds, for text that makes no sense
         raise RoutingError(
             f"This is not a calendar in iCalendar form: {redact(error)}.\nCheck that the address is the calendar's "

@@ -121,7 +121,7 @@ def convert(row: object, **converters: Callable[[Any], object]) -> None:
         try:
             object.__setattr__(row, name, converter(getattr(row, name)))
         except ValueError as error:
-            problems.append(f"{name} {' '.join(str(error).splitlines())}")
+            problems.append(f"{name} {'. '.join(str(error).splitlines())}")
         except (TypeError, ArithmeticError):  # what no reader expects, such as a signalling NaN
             problems.append(f"{name} is {_a(getattr(row, name))} that can't be read")
     if problems:
@@ -211,7 +211,7 @@ def moment(value: object) -> datetime:
     offset = given.utcoffset()
     if offset is None:
         raise ValueError(
-            f"is {given.isoformat()}, without a UTC offset: which moment that is depends on where.\nWrite it as "
+            f"is {given.isoformat()}, without a UTC offset: which moment that is depends on where\nWrite it as "
             "2026-11-22T06:00:00+01:00, or use a timestamp with time zone."
         )
     clock = (given.year, given.month, given.day, given.hour, given.minute, given.second, given.microsecond)

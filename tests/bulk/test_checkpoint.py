@@ -230,7 +230,7 @@ class TestStoresThatFail:
     def test_at_the_end(self, open_it, store):
         checkpoint = open_it()
         store.broken.add("clear")
-        with pytest.raises(AirflowException, match="Everything is done.*\nA retry only removes the checkpoint"):
+        with pytest.raises(AirflowException, match="Everything is done.*\nA retry removes the checkpoint"):
             checkpoint.clear()
 
     def test_for_what_changes(self, open_it, store, clock):

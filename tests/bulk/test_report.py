@@ -118,6 +118,15 @@ class TestOneThatCanNotBeWritten:
             assert isinstance(report.close(), OSError)
         assert caplog.text.count("The report could not be written") == 1
 
+    def test_a_disk_that_was_full_for_a_while_is_not_passed_over_in_silence(self, path):
+        report = Report(str(path), "masked")
+        first, *others = assignments(*range(3000))
+        with full_disk():
+            for item in others:
+                report.write(item, "assigned", "done")
+        report.write(first, "assigned", "done")
+        assert isinstance(report.close(), OSError)
+
 
 @contextmanager
 def full_disk(size=1):

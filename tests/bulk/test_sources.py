@@ -159,3 +159,30 @@ def test_values_beyond_the_header_are_ignored(tmp_path):
     path = tmp_path / "plan.csv"
     path.write_text(f"{HEADER}+{number(1)},{ADA},{BEN}\n")
     assert list(rows_of(str(path))) == rows(1)
+
+
+@pytest.mark.parametrize(
+    "path", ["+919876543210,ada@example.com;" * 20, "{tmp}/plan.csv/x", "{tmp}/loop", "/proc/self/mem/+919876543210"]
+)
+def test_a_path_that_is_none_is_a_configuration_error_without_whole_numbers(tmp_path, path):
+    (tmp_path / "plan.csv").write_text(HEADER)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(SplashifyConfigurationError, match="Nothing was sent") as raised:
+        list(rows_of(path.format(tmp=tmp_path)))
+    assert "919876543210" not in str(raised.value)
+
+
+def test_the_same_file_under_another_name_is_known(tmp_path):
+    plan, link, other = tmp_path / "plan.csv", tmp_path / "link.csv", tmp_path / "report.jsonl"
+    plan.write_text(HEADER)
+    os.link(plan, link)
+    assert is_read_from(str(plan), str(link))
+    assert not is_read_from(str(plan), str(other))
+    other.write_text("")
+    assert not is_read_from(str(plan), str(other))
+    assert not is_read_from(str(tmp_path / "no such file"), str(other))
+
+
+def test_bytes_are_no_list_of_rows():
+    with pytest.raises(SplashifyConfigurationError, match="not bytes"):
+        rows_of(b"plan.csv")

@@ -82,10 +82,10 @@ class TestChecking:
         assert [line["outcome"] for line in read(tmp_path / "r.jsonl") if line["position"] == 2] == ["invalid"]
         assert "9876543210" not in (tmp_path / "r.jsonl").read_text() + log.text
 
-    def test_a_list_of_nothing_but_invalid_rows_is_no_fault(self, workspace):
+    def test_a_list_of_nothing_but_invalid_rows_fails_also_where_they_are_skipped(self, workspace):
         workspace()
-        summary = run(rows(1, agent=""), on_invalid="skip")
-        assert (summary["counts"], summary["not_done"]) == ({"invalid": 1}, [[1, 1]])
+        with pytest.raises(AirflowFailException, match="2 of 2 rows can't be sent, so nothing was sent"):
+            run(rows(1, 2, agent=""), on_invalid="skip")
 
     def test_swapped_columns_show_no_more_than_four_digits_in_whatever_script(self, workspace, log):
         workspace()

@@ -62,7 +62,7 @@ class TestAssign:
         assert requests_to(sandbox) == 1
         reason, remedy = str(raised.value).splitlines()
         assert reason == "Agent inactive: dan@example.com is disabled in Splashify; …0101 was not assigned."
-        assert remedy.endswith("Then clear this task, or the one that the value comes from, with Downstream.")
+        assert remedy.endswith("Then clear this task (or, with Downstream, the one that the value comes from).")
         assert reason in log.text
         assert remedy in log.text
         assert f"{reason}\n{remedy}" not in log.text  # a line each, so that neither runs off the screen

@@ -67,7 +67,7 @@ def test_many_rules_take_no_longer_than_a_few(monkeypatch):
     monkeypatch.setattr("splashify_provider.routing.calendar_bounds._MOST_STEPS_IN_ALL", 1_000)
     series = "DTSTART:20261001T060000Z\r\nDTEND:20261001T140000Z\r\nRRULE:FREQ=DAILY"
     assert shifts_from_ical(calendar(*[series] * 5), START, END)
-    assert "too many steps" in refused(calendar(*[series] * 20))
+    assert "rules take too many steps in all. Export a shorter period" in refused(calendar(*[series] * 20))
 
 
 @pytest.mark.parametrize(
@@ -77,6 +77,11 @@ def test_many_rules_take_no_longer_than_a_few(monkeypatch):
         (zone("X", rule="RRULE:FREQ=SECONDLY"), "FREQ=SECONDLY"),
         (zone("X", rule=f"RRULE:FREQ=YEARLY;BYHOUR=1;BYMINUTE={MINUTES}"), "not on a day of every year"),
         (zone("X", "Y"), "zone 'X' has 2 names"),
+        (
+            zone("X").replace("END:V", STANDARD.format("RRULE:FREQ=YEARLY") * 401 + "END:V"),
+            "401 of RRULE; at most 400",
+        ),
+        (zone("X", rule="RDATE:" + ",".join(["19801025T030000"] * 2001)), "2,001 of RDATE; at most 2,000"),
         (zone(), "zone 'without a name' has 0 names"),
     ],
 )
@@ -110,6 +115,20 @@ def test_a_title_of_any_length_is_looked_at_quickly_and_shown_short(title):
     text = refused(calendar(TIMES.replace("01T", "24T"), title=title))
     assert "neither an e-mail address nor a name" in text
     assert len(text) < 500
+
+
+def test_what_shifts_are_not_made_of_is_not_read():
+    large = "CATEGORIES:" + "," * 2_000_000 + "\r\nX-SPLASHIFY-SECONDS:7200"
+    event = f"DTSTART:20261124T000000Z\r\nDTEND:20261124T080000Z\r\n{large}"
+    (shift,) = shifts_from_ical(calendar(event), START, END)
+    assert shift.end - shift.start == timedelta(hours=8)
+
+
+def test_more_shifts_than_anybody_works_are_refused(monkeypatch):
+    monkeypatch.setattr("splashify_provider.routing.calendars._MOST_SHIFTS", 10)
+    people = "\r\n".join(f"ATTENDEE:mailto:a{number}@b.example" for number in range(6))
+    event = f"DTSTART:20261124T000000Z\r\nDTEND:20261124T000500Z\r\nRRULE:FREQ=HOURLY\r\n{people}"
+    assert "more than 10 shifts in this period, the last one read of 'Night" in refused(calendar(event))
 
 
 def test_a_number_in_a_title_is_masked():
