@@ -51,8 +51,10 @@ class CheckedRows:
         """
         conflicts = {
             row.position: (
-                f"{_place(row)}: for {row.agent_email}, but row {first.position} gives the same number to "
-                f"{first.agent_email}.",
+                (
+                    f"{_place(row)}: for {row.agent_email}, but row {first.position} gives the same number to "
+                    f"{first.agent_email}."
+                ),
                 "",
             )
             for row, first in self.conflicts[:_MOST_IN_LOG]
