@@ -21,6 +21,7 @@ from urllib3.exceptions import HeaderParsingError, HTTPError, ReadTimeoutError
 from urllib3.util.response import assert_header_parsing
 
 MOST_BYTES = 1_000_000  # of an answer's body, decoded
+_DEFAULT_DEADLINE = 60.0  # seconds, for a request whose caller gave no timeout
 _MOST_BYTES_RECEIVED = 2 * MOST_BYTES  # of a whole answer, headers and chunk sizes included
 
 
@@ -107,7 +108,7 @@ class _BoundedStream(io.RawIOBase):
     def __init__(self, raw: Any, sock: socket.socket) -> None:
         self._raw, self._socket = raw, sock
         self._left = _MOST_BYTES_RECEIVED
-        self._deadline = time.monotonic() + (sock.gettimeout() or 0.0)
+        self._deadline = time.monotonic() + (sock.gettimeout() or _DEFAULT_DEADLINE)
         self._is_ended = False
 
     def readable(self) -> bool:

@@ -187,6 +187,12 @@ class TestEnvironment:
         with pytest.raises(SplashifyConfigurationError, match="'splashify_default'.* can't be used"):
             SplashifyHook().assign(PHONE, ADA)
 
+    def test_the_session_can_be_used_by_itself_without_a_timeout(self, sandbox, connect):
+        connect(sandbox.base_url)
+        url = sandbox.base_url + "/public/assignment/"
+        answer = SplashifyHook().get_conn().post(url, json={"user_phone_number": PHONE, "agent_email": ADA})
+        assert answer.json()["result"] is True
+
     def test_a_success_with_a_byte_order_mark_is_one(self, raw_server, connect):
         server = raw_server(http("200 OK", '\ufeff{"result": true}'))
         connect(f"http://127.0.0.1:{server.port}")

@@ -220,6 +220,8 @@ class SplashifyHook(BaseHook):
     def get_conn(self) -> requests.Session:
         """Return the session that every call uses: authenticated, kept alive, built once on first use.
 
+        Answers are bounded there too: two megabytes, and the timeout as a deadline for each (60 seconds without one).
+
         :return: The session.
         :raises SplashifyConfigurationError: If the connection is wrong.
         """
