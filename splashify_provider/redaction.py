@@ -69,10 +69,10 @@ def _mask_unless_address(text: str) -> str:
 
 
 def ip_address(value: object) -> str | None:
-    """Tell an IP address from other text.
+    """Return an IP address as the standard library writes it.
 
     :param value: What may be one.
-    :return: The address as the standard library writes it, without a scope id, which may hold any text; else None.
+    :return: The address without a scope id, which may hold any text; None if the value is no address.
     """
     try:
         address = ipaddress.ip_address(str(value))

@@ -276,7 +276,7 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
         return progress.summary()
 
     def _push(self, context: Mapping[str, Any], summary: dict[str, Any]) -> None:
-        """Give XCom the summary of a task that fails: what it returns would be lost."""
+        """Push the summary of a task that fails to XCom: what it returns would be lost."""
         ti = context.get("ti")
         if ti is None or not self.do_xcom_push:
             return

@@ -182,13 +182,13 @@ def _keep_durations(calendar: Calendar) -> None:
 
 
 def _all(event: Component, name: str) -> list[Any]:
-    """Give a property's values: none, one, or several."""
+    """Return a property's values: none, one, or several."""
     values = event.get(name, [])
     return values if isinstance(values, list) else [values]
 
 
 def _dt(event: Component, name: str) -> Any:
-    """Give what a property means, or None if it isn't there or can't be read."""
+    """Return what a property means, or None if it isn't there or can't be read."""
     try:
         return getattr(event.get(name), "dt", None)
     except Exception:  # of many kinds, for values that make no sense
@@ -196,7 +196,7 @@ def _dt(event: Component, name: str) -> Any:
 
 
 def _may_overlap(event: Component, start: datetime, end: datetime) -> bool:
-    """Tell whether an event has to be looked at: old ones with faults do no harm."""
+    """Check whether an event has to be looked at: old ones with faults do no harm."""
     if {"RRULE", "RDATE", "RECURRENCE-ID"} & event.keys():
         return True
     times = [_dt(event, name) for name in ("DTSTART", "DTEND")]
@@ -258,7 +258,7 @@ def _problems_of_span(event: Component) -> Iterator[str]:
 
 
 def _is_naive(value: Any) -> bool:
-    """Tell whether one of a property's times (or its only one) has no zone."""
+    """Check whether one of a property's times (or its only one) has no zone."""
     times = [each.dt for each in value.dts] if hasattr(value, "dts") else [getattr(value, "dt", None)]
     return any(_is_floating(each) for each in times)
 
@@ -268,7 +268,7 @@ def _is_floating(value: object) -> bool:
 
 
 def _span(event: Event, local: tzinfo | None) -> tuple[datetime, datetime]:
-    """Give an event's start and end in UTC."""
+    """Return an event's start and end in UTC."""
     start = _moment(event.start, "start", local)
     if _SECONDS in event:
         return start, start + timedelta(seconds=int(str(event[_SECONDS])))
@@ -288,7 +288,7 @@ def _moment(value: date, name: str, local: tzinfo | None) -> datetime:
 
 
 def _agents(event: Event, known: Mapping[str, str]) -> list[str]:
-    """Say whose shift an event is."""
+    """Return whose shift an event is."""
     title = _title(event)
     invited, others = _invited(event)
     found = invited or ([] if others else find_agent_emails(title) or _named(title, known))
@@ -300,7 +300,7 @@ def _agents(event: Event, known: Mapping[str, str]) -> list[str]:
 
 
 def _invited(event: Event) -> tuple[list[str], bool]:
-    """Find the people an event invites, and whether there are such who don't come."""
+    """Return the people an event invites, and whether there are some who don't come."""
     invited: list[str] = []
     stay_away = False
     for attendee in _all(event, "ATTENDEE"):
@@ -321,7 +321,7 @@ def _invited(event: Event) -> tuple[list[str], bool]:
 
 
 def _named(title: str, known: Mapping[str, str]) -> list[str]:
-    """Find the known names in a title, longer ones first: Anne-Marie is not Anne."""
+    """Return the agents whose names are in a title, longer ones first: Anne-Marie is not Anne."""
     rest, found = _folded(title), []
     for name, email in sorted(known.items(), key=lambda item: -len(item[0])):
         shorter = re.sub(rf"(?<![\w-]){re.escape(_folded(name))}(?![\w-])", "\0", rest)
