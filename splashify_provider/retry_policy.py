@@ -47,14 +47,15 @@ else:
             if not isinstance(exception, SplashifyError):
                 return RetryDecision.default()
             if not exception.retryable:
-                return RetryDecision.fail(reason=str(exception))
+                return RetryDecision.fail(reason=exception.reason)
             ti = (context or {}).get("ti")
             delay = exception.retry_after
             if not delay:  # by Airflow's own delay mapped tasks would come back together, to be limited (again)
                 least = WINDOW if isinstance(exception, RateLimitError) else 0.0
                 delay = max(own_delay(getattr(ti, "task", None), try_number), least)
             delay = min(delay, LONGEST_RETRY_AFTER) + spread(ti, try_number)
-            return RetryDecision.retry(delay=timedelta(seconds=delay), reason=str(exception))
+            reason = f"The next try is in {delay:.0f} s. {exception.reason}"  # Airflow's log says no delay
+            return RetryDecision.retry(delay=timedelta(seconds=delay), reason=reason)
 
     DEFAULT_RETRY_POLICY = SplashifyRetryPolicy()
 
