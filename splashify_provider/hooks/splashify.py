@@ -17,6 +17,7 @@ from splashify_provider.client import ASSIGNMENT, SplashifyClient, retry_delay, 
 from splashify_provider.connection import mask_secret, settings_from_connection
 from splashify_provider.exceptions import (
     RateLimitError,
+    SplashifyConfigurationError,
     SplashifyConnectionError,
     SplashifyError,
     error_from_response,
@@ -24,7 +25,7 @@ from splashify_provider.exceptions import (
 )
 from splashify_provider.get_provider_info import get_provider_info
 from splashify_provider.rate_limit import LONGEST_WAIT
-from splashify_provider.redaction import mask_phone_number, without_frames
+from splashify_provider.redaction import mask_phone_number, redact, without_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping
@@ -234,7 +235,13 @@ class SplashifyHook(BaseHook):
 
     @without_frames(SplashifyError)
     def _make_client(self) -> SplashifyClient:
-        connection = self.get_connection(self.splashify_conn_id)
+        try:
+            connection = self.get_connection(self.splashify_conn_id)
+        except (ValueError, RecursionError) as error:  # Airflow 2 reads Extra at once
+            raise SplashifyConfigurationError(
+                f"Connection {self.splashify_conn_id!r} can't be read ({redact(error)}). Nothing was sent.\n"
+                "Correct its Extra."
+            ) from None
         if connection.password and connection.password.strip():
             mask_secret(connection.password.strip())
         settings = settings_from_connection(connection, self._arguments, self.log.warning)

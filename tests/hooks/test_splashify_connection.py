@@ -26,6 +26,15 @@ class TestConnection:
         with pytest.raises(AirflowNotFoundException):
             SplashifyHook("no_such_connection").assign(PHONE, ADA)
 
+    @pytest.mark.parametrize("error", [RecursionError("too deep"), ValueError("4300 digits")])
+    def test_one_that_airflow_can_not_read_is_a_configuration_error(self, monkeypatch, error):
+        def get_connection(_):  # as Airflow 2 does for some extras
+            raise error
+
+        monkeypatch.setattr(SplashifyHook, "get_connection", get_connection)
+        with pytest.raises(SplashifyConfigurationError, match="can't be read"):
+            SplashifyHook().assign(PHONE, ADA)
+
     def test_the_key_is_masked_in_airflows_logs(self, hook, monkeypatch):
         masked = []
         monkeypatch.setattr("splashify_provider.hooks.splashify.mask_secret", masked.append)
