@@ -9,9 +9,7 @@ import re
 import pytest
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
-from splashify_provider.exceptions import (
-    RateLimitError,
-)
+from splashify_provider.exceptions import RateLimitError, SplashifyConfigurationError
 from splashify_provider.hooks.splashify import SplashifyHook
 from tests.conftest import ADA, PHONE, SUCCESS, http, requests_to
 
