@@ -26,7 +26,7 @@ class TestConnection:
 
     @pytest.mark.parametrize("error", [RecursionError("too deep"), ValueError("4300 digits")])
     def test_one_that_airflow_can_not_read_is_a_configuration_error(self, monkeypatch, error):
-        def get_connection(_):  # as Airflow 2 does for some extras
+        def get_connection(*_):  # as Airflow 2 does for some extras
             raise error
 
         monkeypatch.setattr(SplashifyHook, "get_connection", get_connection)
