@@ -152,7 +152,7 @@ def _check(calendar: Calendar, start: datetime, end: datetime) -> None:
     """Refuse events that the libraries would read as something else, or leave out, without a word."""
     events = [event for event in calendar.walk("VEVENT") if _may_overlap(event, start, end)]
     steps = Steps()
-    problems = {f"{_name(event)}: {problem}" for event in events for problem in _problems(event, end, steps)}
+    problems = {f"{_name(event)}: {problem}" for event in events for problem in _all_problems(event, end, steps)}
     changes = Counter(str(event.get("UID")) for event in events if "RECURRENCE-ID" in event)
     problems |= {
         f"{_name(event)}: {changes[str(event.get('UID'))]:,} of its times are changed one by one; at most "
@@ -202,6 +202,13 @@ def _may_overlap(event: Component, start: datetime, end: datetime) -> bool:
     times = [_dt(event, name) for name in ("DTSTART", "DTEND")]
     days = [time.date() if isinstance(time, datetime) else time for time in times if isinstance(time, date)]
     return len(days) < 2 or (days[0] <= end.date() + 2 * _DAY and start.date() - 2 * _DAY <= max(days))
+
+
+def _all_problems(event: Component, end: datetime, steps: Steps) -> list[str]:
+    try:
+        return list(_problems(event, end, steps))
+    except Exception as error:  # of many kinds, for values that make no sense
+        return [f"it can't be read ({redact(error)})"]
 
 
 def _problems(event: Component, end: datetime, steps: Steps) -> Iterator[str]:
