@@ -34,7 +34,11 @@ def read_body(response: requests.Response) -> bytes:
     :raises urllib3.exceptions.HTTPError: If it can't be received before the deadline.
     :raises zlib.error: If it can't be decompressed.
     """
-    body: bytes = response.raw.read(MOST_BYTES + 1, decode_content=False)
+    try:
+        body: bytes = response.raw.read(MOST_BYTES + 1, decode_content=False)
+    except ValueError:  # http.client's own, for a negative chunk size
+        response.close()
+        raise HTTPException("a damaged answer") from None
     is_whole = len(body) <= MOST_BYTES and not response.raw.length_remaining
     if is_whole:
         response.raw.release_conn()

@@ -1,7 +1,7 @@
 """Splashify's public API over HTTP, without Airflow: one exchange with any endpoint, bounded and typed.
 
-Whatever the server does, an exchange ends within its deadline, takes at most a megabyte, and leaves no connection
-behind on which the next request could read this one's answer.
+Whatever the server does, an exchange ends within its deadline and takes at most a megabyte. A connection on which more
+than one answer has arrived is not used again, so that the next request can't read this one's.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class ClientSettings:
     :param auth_scheme: The word before the key, ``Basic`` or ``Bearer``.
     :param default_region: The region whose national phone numbers are understood, or None.
     :param timeout: Deadline of one exchange in seconds: from the start of connecting, which takes at most ten of them
-        for each address of the host, to the last byte of the answer.
+        for each address of the host (through a proxy, ten more each for CONNECT and TLS), to the last byte of the
+        answer.
     :param max_attempts: How often one request is tried.
     :param budget: What may be sent in which time, and where that is counted.
     :param proxies: By scheme, as requests takes them. Not part of the repr: they may carry a password.
@@ -260,8 +261,7 @@ class SplashifyClient:
         except (requests.RequestException, OSError, ValueError, HTTPError, HTTPException, zlib.error) as error:
             failure = _connection_error(error, self.settings)
         except BaseException as error:
-            # A time-out or a stop of Airflow's strikes anywhere: the frames behind it hold the Authorization header,
-            # and tools such as Sentry show the variables of every frame.
+            # A time-out or a stop of Airflow's strikes anywhere, and the frames behind it hold the Authorization header.
             error.__context__ = None
             raise error.with_traceback(None)  # noqa: B904 - it is the very error
         else:
@@ -315,7 +315,7 @@ def _message(text: str, api_key: str) -> str:
 
 def _make_session(settings: ClientSettings) -> requests.Session:
     session = requests.Session()
-    session.auth = _RawKey(settings.auth_scheme, settings.api_key)
+    session.auth = _RawKey(settings)
     session.headers["User-Agent"] = f"airflow-provider-splashify/{__version__}"
     session.headers["Accept-Encoding"] = "identity"  # nothing here is large, and bombs are compressed
     # What the environment says of proxies and CA bundles is read once, here. After that it is not trusted: no netrc
@@ -369,11 +369,12 @@ class _RawKey(AuthBase):
     An auth object, because requests lets a netrc file replace a plain header.
     """
 
-    def __init__(self, scheme: str, api_key: str) -> None:
-        self._value = f"{scheme} {api_key}"
+    def __init__(self, settings: ClientSettings) -> None:
+        self._base_url, self._value = settings.base_url + "/", f"{settings.auth_scheme} {settings.api_key}"
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = self._value
+        if str(request.url).startswith(self._base_url):  # nobody else is shown the key
+            request.headers["Authorization"] = self._value
         return request
 
 

@@ -60,7 +60,7 @@ def settings_from_connection(
     except Exception as error:  # whatever odd values do to the libraries that read them
         raise SplashifyConfigurationError(
             f"Connection {connection.conn_id!r}: it can't be read ({type(error).__name__}: "
-            f"{redact(error, connection.password or '')}). Nothing was sent.\nCorrect the connection."
+            f"{redact(error, str(connection.password or ''))}). Nothing was sent.\nCorrect the connection."
         ) from None
 
 
@@ -102,6 +102,8 @@ class _Reader:
         )
 
     def _refuse(self, problem: str) -> NoReturn:
+        if key := str(self._connection.password or "").strip():  # it may have been pasted into another field, too
+            problem = problem.replace(key, "***")
         raise SplashifyConfigurationError(
             f"Connection {self._connection.conn_id!r}: {problem}. Nothing was sent.\n"
             "Correct the connection (or the argument that overrides it)."
@@ -127,7 +129,7 @@ class _Reader:
         return number
 
     def _api_key(self) -> str:
-        key = (self._connection.password or "").strip()
+        key = str(self._connection.password or "").strip()
         if not key:
             self._refuse(
                 "it has no API key (the connection's password); Splashify makes one under Settings → Developer"

@@ -140,6 +140,8 @@ def _digits_of_whatsapp(text: str) -> str | None:
         return match[1]
     if not _WHATSAPP_LINK.match(text):
         return None
+    if re.search(r"\s", text):  # urlsplit would glue what stands around it
+        _refuse("This WhatsApp link has blanks or line breaks in it.")
     url = urlsplit(text if "://" in text else f"https://{text}")
     in_query = parse_qs(url.query).get("phone", [])
     candidates = in_query if "whatsapp.com" in url.netloc.lower() else [unquote(url.path)]
@@ -192,7 +194,7 @@ def _bare_number(text: str) -> str:
             "The phone number starts with a minus: a spreadsheet has taken it for a formula.",
             "Format the column as text and export it again.",
         )
-    if ".." in text or (text.count(".") == 1 and re.search(r"\.0+$", text)):
+    if ".." in text or (text.count(".") == 1 and re.search(r"\.(0+|\d{1,2})$", text)):
         _refuse("The phone number is cut off, or a decimal fraction.", "Export it as text, in full.")
     digits = sum(char.isdigit() for char in text)
     if "+" in text[1:] or digits > 15 or any(char in ",;|&\n\r\t" for char in strange) or not _is_one_number(text):

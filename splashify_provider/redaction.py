@@ -95,7 +95,10 @@ def without_frames(kind: type[Exception]) -> Callable[[Callable[P, T]], Callable
         def call(*args: P.args, **kwargs: P.kwargs) -> T:
             try:
                 return function(*args, **kwargs)
-            except kind as error:
+            except BaseException as error:
+                # A stop or a time-out of Airflow's, which may strike anywhere, is no Exception.
+                if isinstance(error, Exception) and not isinstance(error, kind):
+                    raise
                 failure = error.with_traceback(None)
             failure.__context__ = None
             del args, kwargs

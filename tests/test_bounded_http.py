@@ -272,6 +272,7 @@ class TestOneAnswerEach:
             b'HTTP/1.1 200 OK\r\nContent-Length: 58\r\n\r\n{"result": true}',
             b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10\r\n{"result": true}\r\n',
             b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n{"result": true}',
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n0\r\n\r\n",
         ],
     )
     def test_a_truncated_answer_is_none(self, client, answer):

@@ -193,6 +193,17 @@ class TestEnvironment:
         answer = SplashifyHook().get_conn().post(url, json={"user_phone_number": PHONE, "agent_email": ADA})
         assert answer.json()["result"] is True
 
+    def test_the_session_shows_the_key_to_splashify_only(self, raw_server, connect):
+        other = raw_server()
+        server = raw_server(http("302 Found", Location=f"http://127.0.0.1:{other.port}/"))
+        connect(f"http://127.0.0.1:{server.port}/api")
+        session = SplashifyHook().get_conn()
+        session.post(f"http://127.0.0.1:{other.port}/api/x", json={}, timeout=5)
+        session.post(f"http://127.0.0.1:{server.port}/apis", json={}, timeout=5, allow_redirects=False)
+        session.post(f"http://127.0.0.1:{server.port}/api/x", json={}, timeout=5)  # and where it leads
+        assert [KEY.encode() in request for request in other.requests] == [False, False]
+        assert [KEY.encode() in request for request in server.requests] == [False, True]
+
     def test_a_success_with_a_byte_order_mark_is_one(self, raw_server, connect):
         server = raw_server(http("200 OK", '\ufeff{"result": true}'))
         connect(f"http://127.0.0.1:{server.port}")

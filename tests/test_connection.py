@@ -229,6 +229,11 @@ def test_odd_values_are_configuration_errors_not_the_libraries_own(fields, why):
     assert shown_in_frames(raised.value, "sk_live_x") == []
 
 
+@pytest.mark.parametrize("field", ["timeout", "default_region", "verify", "burst"])
+def test_a_key_that_was_pasted_into_another_field_is_not_shown(field):
+    assert "***" in refused(extra={field: "sk_live_x"})
+
+
 @pytest.mark.parametrize(
     "fields",
     [

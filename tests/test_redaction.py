@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import traceback
+
 import pytest
 
 from splashify_provider.redaction import ip_address, mask_phone_number, redact, without_frames
@@ -89,3 +91,18 @@ def test_a_function_can_keep_its_variables_out_of_its_errors():
         fails("hush")
     assert shown_in_frames(raised.value, "hush") == []
     assert raised.value.__context__ is None
+
+
+def test_nor_does_a_stop_show_them_but_other_faults_keep_their_trace():
+    class Stop(BaseException):
+        pass
+
+    @without_frames(KeyError)
+    def fails(secret, kind):
+        raise kind
+
+    for kind, shown in ((Stop, []), (TypeError, ["hush"])):
+        with pytest.raises(kind) as raised:
+            fails("hush", kind)
+        frames = [frame for frame, _ in traceback.walk_tb(raised.value.__traceback__)][1:]
+        assert ["hush" for frame in frames if frame.f_locals.get("secret") == "hush"] == shown

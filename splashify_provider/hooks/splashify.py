@@ -24,7 +24,7 @@ from splashify_provider.exceptions import (
     json_object,
 )
 from splashify_provider.get_provider_info import get_provider_info
-from splashify_provider.rate_limit import LONGEST_WAIT
+from splashify_provider.rate_limit import LONGEST_WAIT, WINDOW
 from splashify_provider.redaction import mask_phone_number, redact, without_frames
 
 if TYPE_CHECKING:
@@ -194,6 +194,8 @@ class SplashifyHook(BaseHook):
             status_code, headers, body = client.send("POST", ASSIGNMENT, {})
         except SplashifyConnectionError as problem:
             return False, f"Unreachable: {problem.reason}"
+        except RateLimitError as problem:
+            return False, problem.reason
         except Exception as problem:  # no such connection, or its settings are wrong: the form shows it
             return False, " ".join(str(problem).splitlines())
         error = error_from_response(
@@ -206,10 +208,11 @@ class SplashifyHook(BaseHook):
         )
         if isinstance(error, RateLimitError):
             client.limiter.pause(error.retry_after or retry_delay(1, None))
-            return False, "HTTP 429: the rate limit of this key is reached at the moment. Try again in a minute."
+            wait = error.retry_after or WINDOW
+            return False, f"HTTP 429: the rate limit of this key is reached at the moment. Try again in {wait:.0f} s."
         if status_code == HTTPStatus.BAD_REQUEST and json_object(body):
             return True, "Splashify accepts the API key."
-        if error is None or status_code == HTTPStatus.BAD_REQUEST:
+        if error is None or status_code == HTTPStatus.BAD_REQUEST or status_code < HTTPStatus.MULTIPLE_CHOICES:
             return False, (
                 f"HTTP {status_code}: the Base URL of connection {self.splashify_conn_id!r} does not answer as "
                 "Splashify's API does."
@@ -242,8 +245,8 @@ class SplashifyHook(BaseHook):
                 f"Connection {self.splashify_conn_id!r} can't be read ({redact(error)}). Nothing was sent.\n"
                 "Correct its Extra."
             ) from None
-        if connection.password and connection.password.strip():
-            mask_secret(connection.password.strip())
+        if key := str(connection.password or "").strip():
+            mask_secret(key)
         settings = settings_from_connection(connection, self._arguments, self.log.warning)
         if password := urlsplit(settings.budget.storage).password:
             mask_secret(password)

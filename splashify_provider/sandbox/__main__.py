@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m splashify_provider.sandbox",
         description="A local Splashify: its assignment API under /api/v1, an inbox page at /, its state as JSON at "
-        "/sandbox/state. It answers to 127.0.0.1, [::1] and localhost with its own port, and nothing that a page of "
+        "/sandbox/state. It answers to 127.0.0.1, [::1] and localhost, and nothing that a page of "
         "another site asks for.",
         epilog=f"Scenarios: {', '.join(SCENARIOS)}. Behind a colon, for how many requests (server_error:2). The key "
         f"{SCENARIO_KEY_PREFIX}NAME answers everything with scenario NAME. While it runs: "

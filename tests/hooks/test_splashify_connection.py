@@ -66,8 +66,9 @@ class TestConnection:
         sandbox.workspace.set_scenario(KEY, "rate_limited_long:1")
         assert hook.test_connection() == (
             False,
-            "HTTP 429: the rate limit of this key is reached at the moment. Try again in a minute.",
+            "HTTP 429: the rate limit of this key is reached at the moment. Try again in 600 s.",
         )
+        assert re.search(r"another \d{3} s, so nothing is sent until then\.$", hook.test_connection()[1])
         with pytest.raises(RateLimitError, match="another 600 s"):
             hook.assign(PHONE, ADA)
 
