@@ -261,7 +261,7 @@ class SplashifyClient:
         except (requests.RequestException, OSError, ValueError, HTTPError, HTTPException, zlib.error) as error:
             failure = _connection_error(error, self.settings)
         except BaseException as error:
-            # A time-out or a stop of Airflow's strikes anywhere, and the frames behind it hold the Authorization header.
+            # A time-out or a stop of Airflow's strikes anywhere: the frames behind it hold the Authorization header.
             error.__context__ = None
             raise error.with_traceback(None)  # noqa: B904 - it is the very error
         else:
