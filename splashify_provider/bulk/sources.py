@@ -35,7 +35,7 @@ def rows_of(assignments: object) -> Iterator[Any]:
                 "check what it refers to."
             )
         return _rows_of_file(text)
-    if _is_path(assignments):
+    if is_path(assignments):
         return _rows_of_file(assignments)
     if isinstance(assignments, (Mapping, bytes)) or not isinstance(assignments, Iterable):
         raise SplashifyConfigurationError(
@@ -48,7 +48,7 @@ def rows_of(assignments: object) -> Iterator[Any]:
 def is_read_from(assignments: object, path: str) -> bool:
     """Check whether rows come from this very file."""
     given = _text(assignments) if isinstance(assignments, str) else assignments
-    if not (isinstance(given, str) or _is_path(given)) or str(given).startswith(("[", "{")):
+    if not (isinstance(given, str) or is_path(given)) or str(given).startswith(("[", "{")):
         return False
     one, other = _place(given), _place(path)
     if one[0] == other[0] == "file" and os.path.exists(other[1]):  # under one name or two
@@ -69,7 +69,8 @@ def is_local(path: Any) -> bool:
     return path.protocol in ("", "file", "local")
 
 
-def _is_path(assignments: object) -> TypeGuard[os.PathLike[str]]:
+def is_path(assignments: object) -> TypeGuard[os.PathLike[str]]:
+    """Check whether a value is a path, of the standard library's or of Airflow's kind."""
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
     return isinstance(assignments, (os.PathLike, ObjectStoragePath))  # which is none in Airflow 3

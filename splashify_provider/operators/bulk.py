@@ -13,7 +13,7 @@ from splashify_provider.bulk.checkpoint import Checkpoint, retry_later
 from splashify_provider.bulk.preflight import CheckedRows, check_limits, check_rows
 from splashify_provider.bulk.progress import Progress
 from splashify_provider.bulk.report import Report
-from splashify_provider.bulk.sources import is_read_from, rows_of
+from splashify_provider.bulk.sources import is_path, is_read_from, rows_of
 from splashify_provider.exceptions import SplashifyConfigurationError
 from splashify_provider.operators.base import SplashifyOperator, skip_if_too_old
 from splashify_provider.redaction import redact
@@ -129,6 +129,8 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
         check_limits(self.max_in_flight, self.max_consecutive_failures)
         if self.report_path is None:
             return
+        if not (isinstance(self.report_path, str) or is_path(self.report_path)):
+            raise SplashifyConfigurationError(f"report_path must be a path, not {type(self.report_path).__name__}.")
         if str(self.report_path).strip() in ("", "None", "null"):
             raise SplashifyConfigurationError(
                 f"report_path is the text {redact(self.report_path)!r}.\nIf it is a template, check what it refers to."

@@ -68,6 +68,11 @@ class TestReport:
                 run(**{"assignments": rows(1), "report_path": str(path), **wrong})
         assert not path.exists()
 
+    def test_it_is_a_path(self, workspace):
+        workspace()
+        with pytest.raises(AirflowFailException, match="report_path must be a path, not int"):
+            run(rows(1), report_path=5)
+
     def test_it_is_never_the_plan(self, workspace, tmp_path):
         _, sandbox, _ = workspace()
         path = tmp_path / "plan.csv"
