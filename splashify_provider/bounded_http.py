@@ -13,12 +13,15 @@ import time
 import zlib
 from functools import lru_cache
 from http.client import HTTPException, HTTPResponse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HeaderParsingError, HTTPError, ReadTimeoutError
 from urllib3.util.response import assert_header_parsing
+
+if TYPE_CHECKING:
+    from urllib3 import Timeout
 
 MOST_BYTES = 1_000_000  # of an answer's body, decoded
 _DEFAULT_DEADLINE = 60.0  # seconds, for a request whose caller gave no timeout
@@ -145,12 +148,11 @@ class _BoundedStream(io.RawIOBase):
 _UNTRUSTED = re.compile(r"certificate verify failed: ([^(\[]+)")
 
 
-def what_broke(error: Exception, *, connect_timeout: float, timeout: float) -> str | None:
+def what_broke(error: Exception, timeout: Timeout) -> str | None:
     """Name what kept an answer from arriving.
 
     :param error: What requests, urllib3, http.client or zlib raised.
-    :param connect_timeout: How long connecting might take, in seconds.
-    :param timeout: The deadline, in seconds.
+    :param timeout: How long connecting might take, and the whole of it.
     :return: The problem and what to check, in words; None if it is not one of the network's but of the address, a CA
         bundle or a proxy, which can't be used.
     """
@@ -162,9 +164,9 @@ def what_broke(error: Exception, *, connect_timeout: float, timeout: float) -> s
             return f"its certificate is not trusted ({untrusted[1].strip()}). Check Base URL and verify"
         return "TLS failed. Check that host and port of the Base URL speak https"
     if isinstance(error, requests.exceptions.ConnectTimeout):
-        return f"no connection within {connect_timeout:g} s. Check that this worker may reach it"
+        return f"no connection within {timeout.connect_timeout:g} s. Check that this worker may reach it"
     if isinstance(error, (requests.exceptions.ReadTimeout, ReadTimeoutError)):
-        return f"no answer within {timeout:g} s, or not a whole one"
+        return f"no answer within {timeout.total:g} s, or not a whole one"
     if isinstance(error, requests.RequestException) and "NameResolutionError" in text:
         return "the name does not resolve. Check the Base URL, and this worker's DNS"
     if isinstance(error, requests.RequestException) and "refused" in text:

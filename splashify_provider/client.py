@@ -259,7 +259,7 @@ class SplashifyClient:
             )
             body = read_body(response)
         except (requests.RequestException, OSError, ValueError, HTTPError, HTTPException, zlib.error) as error:
-            failure = _connection_error(error, self.settings)
+            failure = _connection_error(error, self.settings, self._timeout)
         except BaseException as error:
             # A time-out or a stop of Airflow's strikes anywhere: the frames behind it hold the Authorization header.
             error.__context__ = None
@@ -386,9 +386,9 @@ def _too_large(status_code: int) -> SplashifyError:
     )
 
 
-def _connection_error(error: Exception, settings: ClientSettings) -> SplashifyError:
+def _connection_error(error: Exception, settings: ClientSettings, timeout: Timeout) -> SplashifyError:
     """Name what kept an answer from arriving."""
-    what = what_broke(error, connect_timeout=min(settings.timeout, _CONNECT_TIMEOUT), timeout=settings.timeout)
+    what = what_broke(error, timeout)
     if what is None:  # a CA bundle, a host or a proxy that can't be used
         return SplashifyConfigurationError(
             f"Connection {settings.conn_id!r} can't be used: {redact(error, settings.api_key)}. Nothing was sent.\n"

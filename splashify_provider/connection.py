@@ -88,15 +88,16 @@ class _Reader:
         self._values = {**extra, **given}
 
     def read(self) -> ClientSettings:
+        base_url, api_key = self._base_url(), self._api_key()
         return ClientSettings(
             conn_id=str(self._connection.conn_id),
-            base_url=self._base_url(),
-            api_key=self._api_key(),
+            base_url=base_url,
+            api_key=api_key,
             auth_scheme=self._auth_scheme(),
             default_region=self._default_region(),
             timeout=self._number("timeout", default=30.0, minimum=0.1, maximum=600),
             max_attempts=int(self._number("max_attempts", default=3, minimum=1, maximum=10, whole=True)),
-            budget=self._budget(),
+            budget=self._budget(base_url, api_key),
             proxies=self._proxies(),
             verify=self._verify(),
         )
@@ -155,10 +156,10 @@ class _Reader:
             self._refuse("auth_scheme must be Basic or Bearer")
         return scheme
 
-    def _budget(self) -> Budget:
+    def _budget(self, base_url: str, api_key: str) -> Budget:
         per_minute = int(self._number("requests_per_minute", default=90, minimum=1, maximum=100_000, whole=True))
         burst = int(self._number("burst", default=per_minute, minimum=1, maximum=100_000, whole=True))
-        name = hashlib.sha256(f"{self._base_url()}\n{self._api_key()}".encode()).hexdigest()[:32]
+        name = hashlib.sha256(f"{base_url}\n{api_key}".encode()).hexdigest()[:32]
         return Budget(name, per_minute, min(burst, per_minute), self._rate_limit_storage())
 
     def _rate_limit_storage(self) -> str:

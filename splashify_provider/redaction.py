@@ -1,4 +1,4 @@
-"""What logs and errors may show of phone numbers, keys and text from outside."""
+"""What logs and errors may show of phone numbers, keys and text from outside, and how they count."""
 
 from __future__ import annotations
 
@@ -66,6 +66,16 @@ def _mask_unless_address(text: str) -> str:
     """Keep an IPv4 address, with or without its port. An IPv6 address could be a phone number in disguise."""
     address = ip_address(_PORT.sub("", text)) or ""
     return text if "." in address else mask_phone_number(text)
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    :param count: The number.
+    :param noun: The noun in the singular.
+    :return: ``1 row``, ``1,000 rows``.
+    """
+    return f"{count:,} {noun}" + "s" * (count != 1)
 
 
 def ip_address(value: object) -> str | None:

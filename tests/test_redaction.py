@@ -4,7 +4,7 @@ import traceback
 
 import pytest
 
-from splashify_provider.redaction import ip_address, mask_phone_number, redact, without_frames
+from splashify_provider.redaction import ip_address, mask_phone_number, plural, redact, without_frames
 from tests.conftest import shown_in_frames
 
 
@@ -106,3 +106,7 @@ def test_nor_does_a_stop_show_them_but_other_faults_keep_their_trace():
             fails("hush", kind)
         frames = [frame for frame, _ in traceback.walk_tb(raised.value.__traceback__)][1:]
         assert ["hush" for frame in frames if frame.f_locals.get("secret") == "hush"] == shown
+
+
+def test_one_is_no_plural():
+    assert [plural(count, "row") for count in (0, 1, 2, 1000)] == ["0 rows", "1 row", "2 rows", "1,000 rows"]

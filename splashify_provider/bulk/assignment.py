@@ -82,11 +82,6 @@ def check_row(client: SplashifyClient, position: int, row: object) -> Assignment
         return AssignmentOutcome(position, given, agent, "invalid", error.message, error.with_traceback(None))
 
 
-def plural(count: int, noun: str) -> str:
-    """Return a number with its noun: ``1 row``, ``1,000 rows``."""
-    return f"{count:,} {noun}" + "s" * (count != 1)
-
-
 def reworded(error: SplashifyError, reason: str, remedy: str | None = None) -> SplashifyError:
     """Return a copy of an error with another reason and, if it is given, another remedy."""
     copied = copy.copy(error)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowException
 
-from splashify_provider.bulk.assignment import Assignment, AssignmentOutcome, check_row, plural
+from splashify_provider.bulk.assignment import Assignment, AssignmentOutcome, check_row
 from splashify_provider.exceptions import SplashifyConfigurationError, SplashifyError
-from splashify_provider.redaction import mask_phone_number, redact, without_frames
+from splashify_provider.redaction import mask_phone_number, plural, redact, without_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

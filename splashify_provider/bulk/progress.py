@@ -7,9 +7,9 @@ from collections import Counter
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, get_args
 
-from splashify_provider.bulk.assignment import plural, reworded
+from splashify_provider.bulk.assignment import reworded
 from splashify_provider.exceptions import Outcome, SplashifyError
-from splashify_provider.redaction import mask_phone_number
+from splashify_provider.redaction import mask_phone_number, plural
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -117,10 +117,9 @@ class SplashifyOperator(BaseOperator):
         # add nothing but its variables, a whole phone number among them.
         for line in text.splitlines():
             self.log.error("%s", line)
-        failure.with_traceback(None)
         if failure.retryable:
             raise failure
-        raise AirflowFailException(text) from failure
+        raise AirflowFailException(text) from failure.with_traceback(None)
 
 
 def _with_what_to_clear(error: SplashifyError) -> str:

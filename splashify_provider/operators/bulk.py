@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import AirflowSkipException
 
-from splashify_provider.bulk.assignment import plural
 from splashify_provider.bulk.checkpoint import Checkpoint, retry_later
 from splashify_provider.bulk.preflight import CheckedRows, check_limits, check_rows
 from splashify_provider.bulk.progress import Progress
@@ -16,7 +15,7 @@ from splashify_provider.bulk.report import Report
 from splashify_provider.bulk.sources import is_path, is_read_from, rows_of
 from splashify_provider.exceptions import SplashifyConfigurationError
 from splashify_provider.operators.base import SplashifyOperator, skip_if_too_old
-from splashify_provider.redaction import redact
+from splashify_provider.redaction import plural, redact
 from splashify_provider.retry_policy import DEFAULT_RETRY_POLICY
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from splashify_provider.exceptions import InvalidPhoneNumberError, RoutingError
-from splashify_provider.redaction import mask_phone_number, redact
-from splashify_provider.routing.fields import convert, counted, is_missing, optional_email_address, read_rows
+from splashify_provider.redaction import mask_phone_number, plural, redact
+from splashify_provider.routing.fields import convert, is_missing, optional_email_address, read_rows
 from splashify_provider.routing.rendezvous import hash_of
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def read_chats(
         )
         first[phone] = earlier, min(same, conversation, key=_spelling)
     if problems:
-        raise RoutingError(f"{counted(len(problems), 'contradiction')} between conversations:", problems)
+        raise RoutingError(f"{plural(len(problems), 'contradiction')} between conversations:", problems)
 
     def named(email: str | None) -> Agent | None:
         return duty.get(email.casefold()) if email else None

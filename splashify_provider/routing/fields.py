@@ -16,7 +16,7 @@ from dateutil.parser import isoparse
 
 from splashify_provider.agent_email import is_agent_email
 from splashify_provider.exceptions import RoutingError
-from splashify_provider.redaction import mask_phone_number, redact, safe_str
+from splashify_provider.redaction import mask_phone_number, plural, redact, safe_str
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,16 +61,6 @@ def read_rows(
     if problems:
         refuse(f"the {name}", problems)
     return read
-
-
-def counted(number: int, what: str) -> str:
-    """Return a number and the noun it counts.
-
-    :param number: How many.
-    :param what: The noun in the singular.
-    :return: ``1 problem``, ``1,024 problems``.
-    """
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _whose(row: Mapping[str, Any], problem: str) -> str:
@@ -136,7 +126,7 @@ def refuse(where: str, problems: Iterable[str]) -> NoReturn:
     :raises RoutingError: In any case.
     """
     problems = list(problems)
-    raise RoutingError(f"{counted(len(problems), 'problem')} in {where}:", problems)
+    raise RoutingError(f"{plural(len(problems), 'problem')} in {where}:", problems)
 
 
 def is_missing(value: object) -> bool:

@@ -9,9 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from splashify_provider.exceptions import RoutingError
-from splashify_provider.redaction import mask_phone_number
+from splashify_provider.redaction import mask_phone_number, plural
 from splashify_provider.routing.conversations import read_chats
-from splashify_provider.routing.fields import counted
 from splashify_provider.routing.plan import Decision, Plan, first_few
 from splashify_provider.routing.policy import RoutingPolicy
 from splashify_provider.routing.reasons import why, why_not
@@ -174,7 +173,7 @@ class _Routing:
             self._unassigned.append((chat.phone, decision))
 
     def _fail(self, chats: list[Chat], option: str, tried: int) -> NoReturn:
-        when, count = f"at {self._at:%Y-%m-%d %H:%M %Z}", counted(len(chats), "open conversation")
+        when, count = f"at {self._at:%Y-%m-%d %H:%M %Z}", plural(len(chats), "open conversation")
         others = f"or choose what else is to be done: {option} in the RoutingPolicy."
         if not self._duty:
             raise RoutingError(f"Nobody is on duty {when} for {count}.\nAdd a shift to the roster, {others}")

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from splashify_provider.bulk.assignment import Assignment, AssignmentOutcome, check_row, plural
+from splashify_provider.bulk.assignment import Assignment, AssignmentOutcome, check_row
 from splashify_provider.exceptions import InvalidAgentEmailError, InvalidPhoneNumberError
 from splashify_provider.phone_numbers import normalize_phone_number
 from tests.bulk.simulation import client
@@ -62,7 +62,3 @@ def test_neither_form_shows_a_whole_number_nor_keeps_frames(check):
 def test_both_survive_pickling():
     for item in (Assignment(1, PHONE, ADA), AssignmentOutcome(1, PHONE, ADA, "assigned", "done")):
         assert pickle.loads(pickle.dumps(item)) == item
-
-
-def test_one_is_no_plural():
-    assert [plural(count, "row") for count in (0, 1, 2, 1000)] == ["0 rows", "1 row", "2 rows", "1,000 rows"]
