@@ -145,12 +145,10 @@ def main() -> None:
             f"\n    {seconds:.0f} s, one task a conversation. The run is red: {failed} tasks failed at once, without "
             "using up retries. Each log ends with:\n"
         )
-        reason = next(
-            line.split("Exception: ", 1)[1]
-            for line in (HOME / "run-1.log").read_text().splitlines()
-            if "AirflowFailException: " in line
-        )
-        print(textwrap.indent(textwrap.fill(reason, 92), "      | "))
+        lines = (HOME / "run-1.log").read_text().splitlines()
+        last = next(index for index, line in enumerate(lines) if "AirflowFailException: " in line)
+        for line in (lines[last].split("Exception: ", 1)[1], lines[last + 1]):  # the reason, and the remedy
+            print(textwrap.indent(textwrap.fill(line, 92), "      | "))
 
         print(f"\n2. Somebody enables {team.disabled} in Splashify, and the same run is repeated", flush=True)
         sandbox.workspace.agents[team.disabled].active = True
