@@ -32,7 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
         epilog=f"Scenarios: {', '.join(SCENARIOS)}. Behind a colon, for how many requests (server_error:2). The key "
         f"{SCENARIO_KEY_PREFIX}NAME answers everything with scenario NAME. While it runs: "
         'PUT /sandbox/scenarios/PHONE_OR_KEY {"scenario": "NAME"} (null ends it), '
-        'PUT /sandbox/agents/EMAIL {"active": true}.',
+        'PUT /sandbox/agents/EMAIL {"active": true} adds or enables an agent (false disables them), '
+        "DELETE /sandbox/agents/EMAIL removes them; their conversations stay with them.",
     )
     parser.add_argument(
         "--port", type=int, default=8765, help="TCP port on 127.0.0.1; 0 for any (default: %(default)s)"

@@ -6,21 +6,21 @@ import asyncio
 import json
 import math
 import re
-import secrets
 import socket
 import struct
 import threading
 import time
 from email.utils import formatdate
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from splashify_provider.sandbox.control import add_control, read_json
 from splashify_provider.sandbox.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+    from pathlib import Path
     from types import TracebackType
 
 # A key of this form is accepted too, and answers everything with the scenario it names.
@@ -28,7 +28,6 @@ SCENARIO_KEY_PREFIX = "sk_sandbox_"
 API = "/api/v1/public/assignment/"
 _HOSTS = ("127.0.0.1", "[::1]", "localhost")
 _LONGEST_BODY = 256 * 1024
-_PAGE = Path(__file__).with_name("inbox.html")
 _HTML_ERROR = "<html><head><title>{0}</title></head><body><center><h1>{0}</h1></center><hr>nginx</body></html>"
 
 
@@ -161,13 +160,13 @@ class _Handlers:
         if scheme != "Basic" or not (key in workspace.keys or scenario_of_key in SCENARIOS):
             workspace.record(401, "Invalid API key", anonymous=True)
             return web.json_response({"result": False, "message": "Invalid API key"}, status=401)
+        payload = await read_json(request) if request.content_type == "application/json" else None
+        phone, agent, problem = _fields(payload)
         if wait := workspace.hit(key):
-            workspace.record(429, "Too many requests")
+            workspace.record(429, "Too many requests", phone, agent)
             return web.json_response(
                 {"result": False, "message": "Too many requests", "Retry-After": math.ceil(wait)}, status=429
             )
-        payload = await _json(request) if request.content_type == "application/json" else None
-        phone, agent, problem = _fields(payload)
         if scenario := workspace.take_scenario(phone) or workspace.take_scenario(key) or scenario_of_key:
             status = 0  # none was sent: the client gave up first
             try:
@@ -186,41 +185,6 @@ class _Handlers:
         self._workspace.record(301, "no trailing slash", anonymous=True)
         raise web.HTTPMovedPermanently(API)
 
-    async def state(self, _: web.Request) -> web.StreamResponse:
-        return web.json_response(self._workspace.as_json(), headers={"Cache-Control": "no-store"})
-
-    async def change_agent(self, request: web.Request) -> web.StreamResponse:
-        agent = self._workspace.agents.get(request.match_info["email"])
-        payload = await _json(request)
-        active = payload.get("active") if isinstance(payload, dict) else None
-        if agent is None or not isinstance(active, bool):
-            raise web.HTTPBadRequest(text="An existing agent, and active: true or false.")
-        agent.active = active
-        self._workspace.version += 1
-        return web.json_response(self._workspace.as_json())
-
-    async def change_scenario(self, request: web.Request) -> web.StreamResponse:
-        payload = await _json(request)
-        scenario = payload.get("scenario", "") if isinstance(payload, dict) else ""
-        try:
-            self._workspace.set_scenario(request.match_info["subject"], None if scenario is None else str(scenario))
-        except ValueError as error:
-            raise web.HTTPBadRequest(text=str(error)) from None
-        return web.json_response(self._workspace.as_json())
-
-
-async def _page(_: web.Request) -> web.StreamResponse:
-    nonce = secrets.token_urlsafe(16)
-    policy = (
-        f"default-src 'none'; connect-src 'self'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; "
-        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-    return web.Response(
-        text=_PAGE.read_text(encoding="utf-8").replace("NONCE", nonce),
-        content_type="text/html",
-        headers={"Content-Security-Policy": policy, "Cache-Control": "no-store"},
-    )
-
 
 def build_app(workspace: Workspace, latency: float = 0.0) -> web.Application:
     """Build the web application.
@@ -235,18 +199,8 @@ def build_app(workspace: Workspace, latency: float = 0.0) -> web.Application:
     # Where a followed 301 ends: a GET that answers 200 and assigns nothing.
     app.router.add_get(API, _body(200, "This address takes POST.", "text/plain"))
     app.router.add_route("*", API.rstrip("/"), handlers.moved)
-    app.router.add_get("/", _page)
-    app.router.add_get("/sandbox/state", handlers.state)
-    app.router.add_put("/sandbox/agents/{email}", handlers.change_agent)
-    app.router.add_put("/sandbox/scenarios/{subject}", handlers.change_scenario)
+    add_control(app, workspace)
     return app
-
-
-async def _json(request: web.Request) -> Any:
-    try:
-        return await request.json()
-    except (ValueError, LookupError, RecursionError):  # not JSON, in no known charset, or too deep
-        return None
 
 
 def _fields(payload: object) -> tuple[str, str, str]:

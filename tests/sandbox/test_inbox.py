@@ -6,7 +6,7 @@ import pytest
 
 from splashify_provider.hooks.splashify import SplashifyHook
 from splashify_provider.sandbox.server import Sandbox
-from tests.conftest import ADA, BEN, PHONE
+from tests.conftest import ADA, BEN, PHONE, number, team
 
 pytestmark = pytest.mark.slow
 
@@ -60,3 +60,62 @@ def test_the_page_says_when_the_sandbox_has_gone(browser_page):
         browser_page.goto(sandbox.url)
         browser_page.wait_for_selector(".inbox")
     browser_page.wait_for_selector("#stale:not([hidden])")
+
+
+def test_an_agent_is_added_and_removed_on_the_page(browser_page, sandbox):
+    page = browser_page
+    page.goto(sandbox.url)
+    field = page.get_by_role("textbox", name="New agent's e-mail")
+    field.fill("eve@example")
+    page.get_by_role("button", name="Add agent").click()
+    page.get_by_text("not an e-mail address").wait_for()
+    field.fill("eve@example.com")
+    field.press("Enter")
+    card = page.locator(".inbox", has_text="eve@example.com")
+    card.get_by_role("button", name="Disable").wait_for()
+    assert field.input_value() == ""
+    assert page.get_by_text("not an e-mail address").count() == 0
+    assert sandbox.workspace.agents["eve@example.com"].active
+    card.get_by_role("button", name="Remove").click()
+    card.wait_for(state="detached")
+    assert "eve@example.com" not in sandbox.workspace.agents
+
+
+def test_a_removed_agent_keeps_their_conversations_and_can_be_put_back(browser_page, sandbox):
+    page = browser_page
+    page.goto(sandbox.url)
+    card = page.locator(".inbox", has_text=ADA)
+    card.get_by_role("button", name="Remove").click()
+    card.get_by_text("not an agent").wait_for()
+    assert (count(page, ADA), count(page, "Unassigned")) == (4, 4)
+    card.get_by_role("button", name="Add", exact=True).click()
+    card.get_by_role("button", name="Disable").wait_for()
+    assert sandbox.workspace.agents[ADA].active
+
+
+def test_a_button_survives_what_changes_under_it(browser_page, sandbox):
+    page = browser_page
+    page.goto(sandbox.url)
+    button = page.locator(".inbox", has_text=BEN).get_by_role("button", name="Disable")
+    button.focus()
+    sandbox.workspace.assign(PHONE, BEN)
+    sandbox.workspace.record(200, "Chat Assigned Successfully", PHONE, BEN, ADA, accepted=True)
+    page.wait_for_selector(".inbox .chat.moved")
+    page.keyboard.press("Enter")
+    page.locator(".inbox.disabled", has_text="Ben").wait_for()
+
+
+def test_a_full_inbox_shows_how_many_and_the_latest(browser_page, connect):
+    seed = team(5000)
+    for chat in seed["conversations"]:
+        chat["agent_email"] = ADA
+    with Sandbox(seed) as sandbox:
+        page = browser_page
+        page.goto(sandbox.url)
+        card = page.locator(".inbox", has_text=ADA)
+        card.get_by_text("and 4,976 more").wait_for()
+        assert card.locator(".count").inner_text() == page.locator("#open").inner_text() == "5,000"
+        connect(sandbox.base_url)
+        SplashifyHook().assign(number(4999), BEN)
+        page.locator(".inbox", has_text=BEN).locator(".chat.moved").wait_for()
+        assert page.locator("#inboxes .chat").count() == 25

@@ -62,7 +62,9 @@ def test_a_bad_option_is_explained(options, why, capsys):
     assert why in capsys.readouterr().err
 
 
-def test_help_names_the_scenarios(capsys):
+def test_help_names_the_scenarios_and_what_changes_agents(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
-    assert "rate_limited_header" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    for each in ("rate_limited_header", "PUT /sandbox/agents/EMAIL", "DELETE /sandbox/agents/EMAIL"):
+        assert each in " ".join(shown.split())

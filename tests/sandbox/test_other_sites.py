@@ -11,7 +11,9 @@ from tests.conftest import ADA, BEN, DAN, PHONE
 KEY = {"Authorization": f"Basic {DEFAULT_KEY}"}
 ROUTES = [
     ("GET", "/sandbox/state", None),
+    ("GET", "/sandbox/inboxes", None),
     ("PUT", f"/sandbox/agents/{DAN}", {"active": True}),
+    ("DELETE", f"/sandbox/agents/{DAN}", None),
     ("PUT", f"/sandbox/scenarios/{PHONE}", {"scenario": "server_error"}),
     ("POST", "/api/v1/public/assignment/", {"user_phone_number": PHONE, "agent_email": BEN}),
 ]
@@ -71,9 +73,10 @@ def test_what_a_page_of_another_site_asks_for_is_refused(sandbox, ask, port, rou
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "LOCALHOST", "[::1]"])
 @pytest.mark.parametrize("route", ROUTES)
-def test_its_own_page_may_do_everything_under_each_of_its_names(ask, port, route, name):
+def test_its_own_page_may_do_everything_under_each_of_its_names(sandbox, ask, port, route, name):
     origin = f"http://{name}:{port}".lower()
     assert ask(*route, Host=f"{name}:{port}", Origin=origin, Sec_Fetch_Site="same-origin").ok
+    sandbox.workspace.set_agent(DAN)
     assert ask(*route, Host=f"{name}:{port}", Sec_Fetch_Site="none").ok
 
 
