@@ -1,4 +1,4 @@
-"""Where a batch's rows come from: a list, JSON text, or a file that is read row by row."""
+"""Where an operator's rows come from: a list, JSON text, or a file that is read row by row."""
 
 from __future__ import annotations
 
@@ -20,29 +20,33 @@ _FIX = "Fix it, then clear this task."
 _LASTING = (FileNotFoundError, IsADirectoryError, PermissionError)
 
 
-def rows_of(assignments: object) -> Iterator[Any]:
-    """Read the rows that the operator's ``assignments`` stands for.
+def rows_of(given: object, name: str = "assignments", columns: tuple[str, ...] = COLUMNS) -> Iterator[Any]:
+    """Read the rows that an operator's argument stands for.
 
+    :param given: A list, JSON text, or a path.
+    :param name: The argument.
+    :param columns: What a CSV file must have.
+    :return: The rows, of a file one after another.
     :raises SplashifyConfigurationError: If it stands for none, or when a file turns out to be unreadable.
     """
-    if isinstance(assignments, str):
-        text = _text(assignments)
+    if isinstance(given, str):
+        text = _text(given)
         if text.startswith(("[", "{")):
-            return iter(_rows_of_json(text))
+            return iter(_rows_of_json(text, name))
         if not text or "\n" in text or len(text) > LONGEST_PATH or text in ("None", "null"):
             raise SplashifyConfigurationError(
-                f"assignments is neither JSON nor a path: {redact(text)!r}. Nothing was sent.\nIf it is a template, "
+                f"{name} is neither JSON nor a path: {redact(text)!r}. Nothing was sent.\nIf it is a template, "
                 "check what it refers to."
             )
-        return _rows_of_file(text)
-    if is_path(assignments):
-        return _rows_of_file(assignments)
-    if isinstance(assignments, (Mapping, bytes)) or not isinstance(assignments, Iterable):
+        return _rows_of_file(text, name, columns)
+    if is_path(given):
+        return _rows_of_file(given, name, columns)
+    if isinstance(given, (Mapping, bytes)) or not isinstance(given, Iterable):
         raise SplashifyConfigurationError(
-            f"assignments must be a list of rows or the path of a file, not {type(assignments).__name__}. Nothing was "
+            f"{name} must be a list of rows or the path of a file, not {type(given).__name__}. Nothing was "
             "sent.\nIf it is another task's result, check what that task returned."
         )
-    return iter(assignments)
+    return iter(given)
 
 
 def is_read_from(assignments: object, path: str) -> bool:
@@ -90,20 +94,20 @@ def _text(assignments: str) -> str:
     return assignments.strip().removeprefix("\ufeff").strip()  # as some editors begin a file
 
 
-def _rows_of_json(text: str) -> list[Any]:
+def _rows_of_json(text: str, name: str) -> list[Any]:
     try:
         rows = json.loads(text)
     except (ValueError, RecursionError):
         rows = None
     if not isinstance(rows, list):
         raise SplashifyConfigurationError(
-            "assignments is text, but not a JSON list. Nothing was sent.\nIn a template write {{ … | tojson }}, or set "
+            f"{name} is text, but not a JSON list. Nothing was sent.\nIn a template write {{ … | tojson }}, or set "
             "render_template_as_native_obj=True on the DAG."
         )
     return rows
 
 
-def _rows_of_file(path: str | os.PathLike[str]) -> Iterator[Any]:
+def _rows_of_file(path: str | os.PathLike[str], name: str, columns: tuple[str, ...]) -> Iterator[Any]:
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
     is_here = True
@@ -113,10 +117,10 @@ def _rows_of_file(path: str | os.PathLike[str]) -> Iterator[Any]:
             refuse_special_file(file.path)
         # Not file.open(): what that gives has no readline on Airflow 2.11.
         with file.fs.open(file.path, "r", encoding="utf-8-sig", newline="") as stream:
-            lines = _lines(stream)
+            lines = _lines(stream, name)
             first = next((line for line in lines if line.strip()), "")
             lines = itertools.chain([first], lines)
-            yield from _json_lines(lines) if first.lstrip().startswith("{") else _csv_rows(lines, first)
+            yield from _json_lines(lines) if first.lstrip().startswith("{") else _csv_rows(lines, first, name, columns)
     except (OSError, ValueError, csv.Error) as error:
         if not is_here and isinstance(error, OSError) and not isinstance(error, _LASTING):  # perhaps a transient one
             raise
@@ -127,22 +131,22 @@ def _rows_of_file(path: str | os.PathLike[str]) -> Iterator[Any]:
             UnicodeDecodeError: "is not UTF-8 text (in Excel: CSV UTF-8)",
             csv.Error: f"is not CSV ({redact(error)})",
         }.get(type(error), f"can't be read ({redact(error)})")
-        raise _bad_file(f" {redact(path)} {what}") from None
+        raise _bad_file(name, f" {redact(path)} {what}") from None
 
 
-def _bad_file(what: str) -> SplashifyConfigurationError:
-    return SplashifyConfigurationError(f"The file of assignments{what}. Nothing was sent.\n{_FIX}")
+def _bad_file(name: str, what: str) -> SplashifyConfigurationError:
+    return SplashifyConfigurationError(f"The file of {name}{what}. Nothing was sent.\n{_FIX}")
 
 
-def _lines(stream: IO[str]) -> Iterator[str]:
+def _lines(stream: IO[str], name: str) -> Iterator[str]:
     """Read lines, however long the file is or its first line."""
     characters = 0
     while line := stream.readline(LONGEST_LINE + 1):
         characters += len(line)
         if len(line) > LONGEST_LINE:
-            raise _bad_file(f" has a line of more than {LONGEST_LINE:,} characters")
+            raise _bad_file(name, f" has a line of more than {LONGEST_LINE:,} characters")
         if characters > MOST_CHARACTERS:
-            raise _bad_file(f" has more than {MOST_CHARACTERS:,} characters")
+            raise _bad_file(name, f" has more than {MOST_CHARACTERS:,} characters")
         yield line
 
 
@@ -155,17 +159,21 @@ def _json_lines(lines: Iterable[str]) -> Iterator[Any]:
                 yield None  # no row: refused with its position
 
 
-def _csv_rows(lines: Iterable[str], header: str) -> Iterator[dict[str, str | None]]:
+def _csv_rows(
+    lines: Iterable[str], header: str, name: str, columns: tuple[str, ...]
+) -> Iterator[dict[str, str | None]]:
     separator = max(",;\t", key=header.count)  # spreadsheets write what their country uses
     reader = csv.reader(lines, delimiter=separator, strict=True)  # or an open quote swallows the rest
-    names = [name.strip().lower() for name in next(reader, [])]
-    if missing := [column for column in COLUMNS if column not in names]:
+    names = [column.strip().lower() for column in next(reader, [])]
+    if missing := [column for column in columns if column not in names]:
         raise _bad_file(
+            name,
             f" has no column {' and no column '.join(missing)}; its first line must be the header, or each line a "
-            f"JSON object. Found: {redact(', '.join(names))}"
+            f"JSON object. Found: {redact(', '.join(names))}",
         )
-    if twice := [column for column in COLUMNS if names.count(column) > 1]:
-        raise _bad_file(f" has more than one column {' and '.join(twice)}, so which one counts is anybody's guess")
+    if twice := [column for column in columns if names.count(column) > 1]:
+        which = f"column {' and '.join(twice)}, so which one counts is anybody's guess"
+        raise _bad_file(name, f" has more than one {which}")
     for values in reader:
         if any(values):
             yield dict(zip(names, itertools.chain(values, itertools.repeat(None)), strict=False))
