@@ -164,6 +164,7 @@ ORDER = (
     "redaction",
     "rate_limit",
     "exceptions",
+    "sql",
     "agent_email",
     "phone_numbers",
     "bounded_http",
