@@ -85,18 +85,50 @@ def _by_name(row: Any) -> dict[str, Any] | None:
 
 def _from_mapping(kind: type[T], row: Mapping[str, Any]) -> T:
     known: dict[str, Any] = {}
+    columns: dict[str, tuple[str, str]] = {}  # by field: where it stands in the row, and its other name
     for field in fields(kind):  # type: ignore[arg-type]  # all kinds are dataclasses
-        value = row.get(field.name)
-        if not is_missing(value):
+        also = field.metadata.get("also", "")
+        column = _column(row, field.name, also)
+        columns[field.name] = column, also
+        if not is_missing(value := row.get(column)):
             known[field.name] = value
         elif field.default is MISSING:
             known[field.name] = None
     try:
         return kind(**known)
     except RoutingError as error:
-        if any(name not in row for name, value in known.items() if value is None):
-            error.problems[-1] += f" (its columns: {redact(', '.join(row))})"
+        error.problems[:] = _by_column(error.problems, row, columns)
         raise
+
+
+def _column(row: Mapping[str, Any], name: str, also: str) -> str:
+    """Return which of its two names a row has a field under."""
+    there = [column for column in (name, also) if column in row]
+    given = [column for column in there if not is_missing(row[column])]
+    if len(given) > 1 and not _are_same(row[name], row[also]):
+        raise ValueError(f"{name} ({_shown(row[name])}) and {also} ({_shown(row[also])}) differ: leave one out")
+    return [*given, *there, name][0]
+
+
+def _are_same(value: object, other: object) -> bool:
+    try:
+        return moment(value) == moment(other)
+    except ValueError:
+        return safe_str(value) == safe_str(other)
+
+
+def _by_column(problems: list[str], row: Mapping[str, Any], columns: Mapping[str, tuple[str, str]]) -> list[str]:
+    """Name a row's own columns in its problems, and all of them where one may be there under another name."""
+    shown = []
+    more = [f"its columns: {redact(', '.join(row))}"]
+    for problem in problems:
+        name, rest = problem.split(" ", 1)
+        column, also = columns[name]
+        hints: list[str] = []
+        if rest.startswith("is missing") and column not in row:
+            hints, more = [*([f"{also} would do, too"] if also else []), *more], []  # the columns once
+        shown.append(f"{column} {rest}" + (f" ({'; '.join(hints)})" if hints else ""))
+    return shown
 
 
 def convert(row: object, **converters: Callable[[Any], object]) -> None:

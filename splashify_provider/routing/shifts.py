@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import MAXYEAR, date, datetime, time, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from splashify_provider.routing.fields import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from datetime import tzinfo
 
 _REQUIRED: Any = None  # a default for fields that follow one with a default; refused as missing
 
@@ -32,6 +33,8 @@ _REQUIRED: Any = None  # a default for fields that follow one with a default; re
 @dataclass(frozen=True)
 class Shift:
     """One stretch of time in which an agent is on duty: from its start up to, not including, its end.
+
+    In rows, ``starts_at`` and ``ends_at`` are the start and the end, too.
 
     :param agent_email: The agent's e-mail address.
     :param start: An aware datetime, the standard library's or pendulum's, or ISO 8601 text with a UTC offset. Kept in
@@ -44,8 +47,8 @@ class Shift:
     """
 
     agent_email: str
-    start: datetime
-    end: datetime
+    start: datetime = field(metadata={"also": "starts_at"})
+    end: datetime = field(metadata={"also": "ends_at"})
     capacity: float | None = None
     languages: tuple[str, ...] = ()
 
@@ -150,13 +153,32 @@ def shifts_on_duty(shifts: Iterable[Shift | WeeklyShift | Mapping[str, Any]], at
     """
     at = aware(at, "at")
     found: list[Shift] = []
-    rows: list[Shift | WeeklyShift] = read_rows(shifts, _kind_of, (Shift, WeeklyShift), "shifts")
-    for shift in rows:
+    for shift in read_shifts(shifts):
         if isinstance(shift, WeeklyShift):
             found += shift.expand(at, at + timedelta.resolution)
         elif shift.start <= at < shift.end:
             found.append(shift)
     return sorted(found, key=lambda shift: (shift.agent_email.casefold(), shift.agent_email, shift.start, shift.end))
+
+
+def read_shifts(shifts: Iterable[Shift | WeeklyShift | Mapping[str, Any]]) -> list[Shift | WeeklyShift]:
+    """Return a roster's rows as shifts; shifts pass as they are.
+
+    :param shifts: Shifts, weekly shifts, or rows with the fields of either.
+    :return: The shifts, in order.
+    :raises RoutingError: Naming every bad row by position (1 is the first), field and reason.
+    """
+    return read_rows(shifts, _kind_of, (Shift, WeeklyShift), "shifts")
+
+
+def shared_zone(shifts: Iterable[Shift | WeeklyShift]) -> tzinfo | None:
+    """Return the zone of a roster.
+
+    :param shifts: Its shifts.
+    :return: The one zone that its weekly shifts share; None if there are several or none.
+    """
+    zones = {shift.timezone for shift in shifts if isinstance(shift, WeeklyShift)}
+    return zones.pop() if len(zones) == 1 else None
 
 
 def aware(at: datetime, name: str) -> datetime:
@@ -182,7 +204,7 @@ def _shown(time: datetime) -> str:
 
 def _kind_of(row: Mapping[str, Any]) -> type[Shift | WeeklyShift]:
     given = {name for name, value in row.items() if not is_missing(value)}
-    once, weekly = {"start", "end"} & given, {"weekdays", "start_time", "end_time"} & given
+    once, weekly = {"start", "end", "starts_at", "ends_at"} & given, {"weekdays", "start_time", "end_time"} & given
     if once and weekly:
         raise ValueError(f"{min(once)} and {min(weekly)} are both given: is it one shift, or one every week?")
     return WeeklyShift if weekly else Shift

@@ -134,7 +134,9 @@ def test_every_bad_row_is_named_by_position_field_and_reason():
     for problem in problems:
         assert problem in str(raised.value)
     assert str(raised.value).startswith("13 problems in the shifts:\n")
-    assert problems[6].endswith("is missing (its columns: agent_email, start) (in the row of Ada Lovelace)")
+    assert problems[6].endswith(
+        "is missing (ends_at would do, too; its columns: agent_email, start) (in the row of Ada Lovelace)"
+    )
     assert problems[3].endswith("(in the row of ada@example.com)")
 
 
@@ -228,9 +230,74 @@ def test_what_cant_be_read_is_shown_with_the_reason(fields, reason):
     assert problem.startswith(f"shift 1: {reason}")
 
 
-def test_a_row_with_other_columns_says_which():
-    with pytest.raises(RoutingError, match=r"shift 1: end is missing \(its columns: email, starts_at, ends_at\)"):
-        on_duty([{"email": "ada@example.com", "starts_at": AT, "ends_at": AT}], AT)
+class TestNamesOfColumns:
+    @pytest.mark.parametrize(
+        "names", [("start", "end"), ("starts_at", "ends_at"), ("START", "Ends_At"), ("starts_at", "end")]
+    )
+    def test_start_and_end_are_known_by_both_their_names(self, names):
+        row = dict(zip(("agent_email", *names), ("ada@example.com", AT, AT + HOUR), strict=True))
+        assert on_duty([row, {**row, "agent_email": "ben@example.com"}], AT) == ["ada@example.com", "ben@example.com"]
+        assert on_duty([row], AT + HOUR) == []
+
+    def test_where_a_table_has_both_the_one_that_is_given_counts(self):
+        empty = dict.fromkeys(("start", "end", "starts_at", "ends_at"))
+        rows = [
+            {"agent_email": "ada@example.com", **empty, "start": AT, "ends_at": AT + HOUR},
+            {"agent_email": "ben@example.com", **empty, "starts_at": AT, "end": AT + HOUR},
+            {
+                "agent_email": "cleo@example.com",
+                "start": AT,
+                "starts_at": "2026-11-22T14:00:00+01:00",
+                "end": AT + HOUR,
+                "ends_at": AT + HOUR,
+            },
+        ]
+        assert on_duty(rows, AT) == ["ada@example.com", "ben@example.com", "cleo@example.com"]
+
+    def test_two_that_differ_are_refused_by_name(self):
+        row = {"agent_email": "ada@example.com", "start": AT, "starts_at": AT - HOUR, "end": AT + HOUR}
+        with pytest.raises(RoutingError) as raised:
+            on_duty([row], AT)
+        assert raised.value.problems == [
+            (
+                "shift 1: start (2026-11-22T13:00:00+00:00) and starts_at (2026-11-22T12:00:00+00:00) differ: "
+                "leave one out (in the row of ada@example.com)"
+            )
+        ]
+
+    def test_one_shift_is_told_from_one_every_week_by_either_name(self):
+        row = {"agent_email": "ada@example.com", "starts_at": AT, "weekdays": "mon"}
+        with pytest.raises(RoutingError, match="starts_at and weekdays are both given"):
+            on_duty([row], AT)
+
+    def test_where_neither_is_there_the_error_says_which_columns_are(self):
+        with pytest.raises(RoutingError) as raised:
+            on_duty([{"agent_email": "ada@example.com", "begins": AT, "finishes": AT}], AT)
+        assert raised.value.problems == [
+            (
+                "shift 1: start is missing (starts_at would do, too; its columns: agent_email, begins, finishes) "
+                "(in the row of ada@example.com)"
+            ),
+            "shift 1: end is missing (ends_at would do, too) (in the row of ada@example.com)",
+        ]
+
+    def test_problems_name_the_column_that_the_row_has(self):
+        rows = [
+            {"email": "ada@example.com", "starts_at": AT, "ends_at": AT + HOUR},
+            {"agent_email": "ada@example.com", "starts_at": "soon", "ends_at": None},
+            {"agent_email": "ada@example.com", "starts_at": AT, "ends_at": AT},
+        ]
+        with pytest.raises(RoutingError) as raised:
+            on_duty(rows, AT)
+        for part, problem in zip(
+            [
+                "agent_email is missing (its columns: email, starts_at, ends_at)",
+                "starts_at is 'soon', not a time",
+                "ends_at is missing (in the row",
+                "ends_at (2026-11-22 13:00 UTC) is not after its start",
+            ], raised.value.problems, strict=True,
+        ):  # fmt: skip
+            assert part in problem
 
 
 def test_times_of_day_are_read_as_databases_write_them():
