@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from hashlib import blake2b
+from heapq import nlargest
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -62,9 +63,10 @@ class Group:
 
     def __init__(self, agents: Iterable[Agent]) -> None:
         self.members = frozenset(agents)
-        self._free = sorted(self.members, key=lambda agent: agent.number)
-        self._numbers = [agent.number for agent in self._free]
-        self._is_even = len({agent.weight for agent in self._free}) <= 1
+        self._all = sorted(self.members, key=lambda agent: agent.number)
+        self._all_numbers = [agent.number for agent in self._all]
+        self._free, self._numbers = self._all.copy(), self._all_numbers.copy()  # of those with room
+        self._is_even = len({agent.weight for agent in self._all}) <= 1
 
     def first_choice(self, number: int) -> Agent | None:
         """Return who of those with room scores highest.
@@ -73,17 +75,30 @@ class Group:
         :return: The agent, or None if all are at their limits.
         """
         while self._free:
-            # A hash of agent and key together, from the hashes of each: the plan's innermost loop.
-            scores: list[float] = [
-                ((mixed := (number ^ own) * _ODD & _MASK) ^ mixed >> 32) * _ODD_TOO & _MASK for own in self._numbers
-            ]
-            if not self._is_even:
-                scores = [
-                    math.log((score + 0.5) / (1 << _BITS)) / agent.weight
-                    for score, agent in zip(scores, self._free, strict=True)
-                ]
+            scores = self._scores(number, self._free, self._numbers)
             best = scores.index(max(scores))
             if self._free[best].room > 0:
                 return self._free[best]
             del self._free[best], self._numbers[best]  # full for good: loads only grow
         return None
+
+    def highest(self, number: int, count: int) -> list[Agent]:
+        """Return who scores highest, with room or without.
+
+        :param number: The key's hash.
+        :param count: How many, at most.
+        :return: The agents, the highest score first.
+        """
+        scores = self._scores(number, self._all, self._all_numbers)
+        return [self._all[place] for place in nlargest(count, range(len(scores)), key=scores.__getitem__)]
+
+    def _scores(self, number: int, agents: list[Agent], numbers: list[int]) -> list[float]:
+        # A hash of agent and key together, from the hashes of each: the plan's innermost loop.
+        scores: list[float] = [
+            ((mixed := (number ^ own) * _ODD & _MASK) ^ mixed >> 32) * _ODD_TOO & _MASK for own in numbers
+        ]
+        if self._is_even:
+            return scores
+        return [
+            math.log((score + 0.5) / (1 << _BITS)) / agent.weight for score, agent in zip(scores, agents, strict=True)
+        ]

@@ -48,3 +48,15 @@ def test_whoever_is_full_is_passed_over_and_the_others_keep_their_order():
     without_second = Group(each for each in team if each is not order[1])
     order[0].load = order[0].limit
     assert without_second.first_choice(key) is order[2]
+
+
+def test_the_highest_scores_are_the_order_of_choice_with_room_or_without():
+    team = [agent(name, weight) for name, weight in zip(NAMES, (1, 2, 5, 1, 1, 3), strict=True)]
+    for key in range(200):
+        group, order = Group(team), []
+        while choice := group.first_choice(hash_of(str(key))):
+            order.append(choice)
+            choice.load = choice.limit
+        assert group.highest(hash_of(str(key)), 4) == order[:4]
+        for each in team:
+            each.load = 0
