@@ -1,18 +1,16 @@
-"""What a plan says: moves, what is kept, and what no agent was found for, with counts and a table to read."""
+"""What a plan says: moves, what is kept, and what no agent was found for, with counts."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from splashify_provider.redaction import mask_phone_number
+from splashify_provider.routing.plan_text import as_markdown, as_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
-
-_MOST_ROWS = 100
+    from datetime import datetime, tzinfo
 
 
 @dataclass(frozen=True)
@@ -23,12 +21,14 @@ class Decision:
     :param from_agent: Who holds it now; None: nobody.
     :param agent_email: Who holds it once the plan is carried out; None: nobody.
     :param reason: Why, in words.
+    :param fallback_agents: Of a move: who is next in line, in order, where that agent turns out not to take chats.
     """
 
     user_phone_number: str = field(repr=False)
     from_agent: str | None
     agent_email: str | None
     reason: str
+    fallback_agents: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Plan:
     :param kept: What stays where it is, with somebody who is to hold it.
     :param unassigned: What no agent was found for: left as it is, or to be released.
     :param releases: Numbers to release, as they were given.
+    :param unavailable: Who was on duty and left out, with the reason as it follows their address.
+    :param timezone: The one zone that the roster's weekly shifts share; None if there are several or none.
     """
 
     at: datetime
@@ -49,6 +51,8 @@ class Plan:
     kept: list[Decision]
     unassigned: list[Decision]
     releases: list[str] = field(repr=False)
+    unavailable: Mapping[str, str] = field(default_factory=dict)
+    timezone: tzinfo | None = None
 
     def to_assignments(self) -> list[dict[str, str]]:
         """Return the moves as arguments of the assign operators.
@@ -64,9 +68,9 @@ class Plan:
     def summary(self) -> dict[str, Any]:
         """Return what the plan does, counted, in JSON's types.
 
-        :return: ``at``; how many are ``kept``, ``moves``, ``unassigned`` and ``releases``; and by agent how many
-            conversations they hold ``before`` and ``after``, and their ``limit`` (None: not on duty). Under
-            ``nobody``, the same of those without an agent.
+        :return: ``at``; how many are ``kept``, ``moves``, ``unassigned`` and ``releases``; who was left out as
+            ``unavailable``, with the reason; and by agent how many conversations they hold ``before`` and ``after``,
+            and their ``limit`` (None: not on duty). Under ``nobody``, the same of those without an agent.
         """
         decisions = [*self.kept, *self.moves, *self.unassigned]
         before = Counter(decision.from_agent for decision in decisions)
@@ -78,6 +82,7 @@ class Plan:
             "moves": len(self.moves),
             "unassigned": len(self.unassigned),
             "releases": len(self.releases),
+            "unavailable": dict(self.unavailable),
             "agents": {
                 agent: {"before": before[agent], "after": after[agent], "limit": self.limits.get(agent)}
                 for agent in agents
@@ -85,59 +90,20 @@ class Plan:
             "nobody": {"before": before[None], "after": after[None]},
         }
 
-    def table(self) -> str:
+    def table(self, timezone: tzinfo | None = None) -> str:
         """Return the plan as text for a log: who holds how many, then what is kept and what moves, and why.
 
+        :param timezone: The zone that the moment is shown in; unless given, the plan's, or else UTC.
         :return: Lines of text; of phone numbers the last four digits, and at most five of a kind. Where there are more
             than 100 kinds of moves, the largest.
         """
-        summary = self.summary()
-        holders = {**summary["agents"], "(nobody)": {**summary["nobody"], "limit": None}}
-        counts = [
-            (name, count["before"], count["after"], "off duty" if count["limit"] is None else count["limit"])
-            for name, count in holders.items()
-            if name != "(nobody)" or count["before"] or count["after"]
-        ]
-        counts = [(*row[:3], "") if row[0] == "(nobody)" else row for row in counts]
-        without = sum(each.agent_email not in self.limits for each in (*self.kept, *self.moves, *self.unassigned))
-        title = (
-            f"At {self.at:%Y-%m-%d %H:%M %Z}: {len(self.kept)} kept, {len(self.moves)} moved, "
-            f"{without} without an agent on duty"
-        )
-        text = [title, "", *_columns([("agent", "before", "after", "limit"), *counts])]
-        for name, decisions in (("kept", self.kept), ("moved", self.moves), ("left", self.unassigned)):
-            groups: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-            for decision in decisions:
-                route = (decision.from_agent or "(nobody)", decision.agent_email or "(nobody)", decision.reason)
-                groups[route].append(mask_phone_number(decision.user_phone_number))
-            shown = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))[:_MOST_ROWS]
-            rows: list[tuple[object, ...]] = [
-                (name, len(phones), old if old == new else f"{old} → {new}", why, first_few(phones))
-                for (old, new, why), phones in sorted(shown)
-            ]
-            if more := len(decisions) - sum(len(phones) for _, phones in shown):
-                rows.append((name, more, "others", f"in {len(groups) - len(shown):,} more groups like these", ""))
-            if rows:
-                text += ["", *_columns([("", "", "agent", "why", "customers"), *rows])]
-        return "\n".join(text)
+        return as_table(self, timezone)
 
+    def markdown(self, timezone: tzinfo | None = None) -> str:
+        """Return the plan as Markdown, for whoever approves it: who is left out, who holds how many, and what moves.
 
-def _columns(rows: list[tuple[object, ...]]) -> list[str]:
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if isinstance(raw, int) else cell.ljust(width)
-            for cell, raw, width in zip(line, row, widths, strict=True)
-        ).rstrip()
-        for line, row in zip(cells, rows, strict=True)
-    ]
-
-
-def first_few(phones: list[str]) -> str:
-    """Return the first few of many phone numbers.
-
-    :param phones: Masked numbers.
-    :return: Up to five, and how many more there are.
-    """
-    return ", ".join(phones[:5]) + (f" and {len(phones) - 5} more" if len(phones) > 5 else "")
+        :param timezone: The zone that the moment is shown in; unless given, the plan's, or else UTC.
+        :return: Tables in GitHub's Markdown; of phone numbers the last four digits, and at most five of a kind. Where
+            there are more than 30 kinds of moves, the largest. Text from outside is shown as it is, never as Markdown.
+        """
+        return as_markdown(self, timezone)

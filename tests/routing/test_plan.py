@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import json
 
-from splashify_provider.routing import Conversation, RoutingPolicy, Shift, plan_assignments
-from tests.routing.helpers import AT, HOUR, chat, email, phone, shift
+from splashify_provider.routing import RoutingPolicy, plan_assignments
+from tests.routing.helpers import AT, chat, email, phone, shift
 
 
 def test_the_summary_counts_before_and_after():
@@ -13,7 +13,7 @@ def test_the_summary_counts_before_and_after():
     assert json.loads(json.dumps(summary)) == summary
     agents = summary["agents"]
     assert summary | {"agents": None} == {
-        "at": "2026-11-22T13:00:00+00:00", "kept": 1, "moves": 2, "unassigned": 0, "releases": 0,
+        "at": "2026-11-22T13:00:00+00:00", "kept": 1, "moves": 2, "unassigned": 0, "releases": 0, "unavailable": {},
         "nobody": {"before": 1, "after": 0}, "agents": None,
     }  # fmt: skip
     assert agents[email("zoe")] == {"before": 1, "after": 0, "limit": None}
@@ -21,35 +21,17 @@ def test_the_summary_counts_before_and_after():
     assert agents[email("ada")]["after"] + agents[email("ben")]["after"] == 3
 
 
-TABLE = """\
-At 2026-11-22 13:00 UTC: 2 kept, 7 moved, 0 without an agent on duty
-
-agent     before  after  limit
-a@x.y          2      9        12
-z@x.y          6      0  off duty
-(nobody)       1      0
-
-         agent  why               customers
-kept  2  a@x.y  a@x.y is on duty  …0001, …0002
-
-          agent             why                                     customers
-moved  1  (nobody) → a@x.y  nobody held it; a@x.y is on duty        …0009
-moved  6  z@x.y → a@x.y     z@x.y is not on duty; a@x.y is on duty  …0003, …0004, …0005, …0006, …0007 and 1 more"""
+def test_the_summary_names_who_was_left_out():
+    plan = plan_assignments(
+        [chat(1, "ada")], [shift("ada"), shift("ben")], at=AT, unavailable={email("ada"): "is inactive in Splashify"}
+    )
+    summary = plan.summary()
+    assert summary["unavailable"] == {email("ada"): "is inactive in Splashify"}
+    assert summary["agents"][email("ada")] == {"before": 1, "after": 0, "limit": None}
 
 
-def test_the_table_is_for_people():
-    holders = ["a@x.y"] * 2 + ["z@x.y"] * 6 + [None]
-    chats = [Conversation(phone(number), holder) for number, holder in enumerate(holders, start=1)]
-    assert plan_assignments(chats, [Shift("a@x.y", AT, AT + HOUR)], at=AT).table() == TABLE
-
-
-def test_a_large_plan_is_still_a_readable_table():
-    team = [shift(f"new{number}") for number in range(60)]
-    chats = [chat(number, f"old{number % 60}") for number in range(3000)]
-    plan = plan_assignments(chats, team, at=AT)
-    lines = plan.table().splitlines()
-    assert len(lines) < 250
-    moved = [line for line in lines if line.startswith("moved ")]
-    assert len(moved) == 101
-    assert sum(int(line.split()[1]) for line in moved) == 3000
-    assert "more groups like these" in moved[-1]
+def test_the_assignments_are_the_moves_and_nothing_else():
+    plan = plan_assignments([chat(1, "zoe"), chat(2, "ada")], [shift("ada"), shift("ben")], at=AT)
+    (move,) = plan.moves
+    assert move.fallback_agents
+    assert plan.to_assignments() == [{"user_phone_number": phone(1), "agent_email": move.agent_email}]

@@ -219,6 +219,114 @@ class TestNobody:
         ]
 
 
+class TestNextInLine:
+    TEAM = (shift("ada", languages=["en"]), shift("ben", languages=["es"]), shift("cleo", languages=["es"]))
+
+    def fallbacks(self, conversation, **policy):
+        (move,) = plan_assignments([conversation], self.TEAM, at=AT, policy=RoutingPolicy(**policy)).moves
+        return (move.agent_email, *move.fallback_agents)
+
+    def test_they_come_in_the_order_of_the_steps(self):
+        line = self.fallbacks(chat(1, owner="ada", backup="cleo", language="es"))
+        assert line == (email("ada"), email("cleo"), email("ben"))
+
+    def test_whoever_holds_it_now_is_none_of_them(self):
+        line = self.fallbacks(chat(1, "ada", language="es"), steps=("language", "everyone"))
+        assert sorted(line) == [email("ben"), email("cleo")]
+
+    def test_a_language_that_must_be_spoken_must_be_spoken_by_them_too(self):
+        line = self.fallbacks(chat(1, language="es"), no_speaker="leave")
+        assert sorted(line) == [email("ben"), email("cleo")]
+        assert len(self.fallbacks(chat(1), no_speaker="leave")) == 3
+
+    @pytest.mark.parametrize(
+        ("option", "language", "is_last"),
+        [("nobody_on_duty", None, True), ("no_speaker", None, False), ("no_speaker", "es", True)],
+    )
+    def test_the_fallback_agent_comes_last_where_the_policy_has_one_for_it(self, option, language, is_last):
+        policy = {option: "fallback_agent", "fallback_agent": email("boss")}
+        line = self.fallbacks(chat(1, language=language), **policy)
+        assert (line[-1] == email("boss")) is is_last
+        assert line.count(email("boss")) == is_last
+
+
+class TestUnavailable:
+    TEAM = (shift("ada"), shift("chitra", languages=["es"]))
+
+    def plan(self, *chats, team=TEAM, unavailable=None, **policy):
+        unavailable = unavailable or {" Chitra@Example.com": "is inactive in Splashify"}
+        return plan_assignments(chats, team, at=AT, policy=RoutingPolicy(**policy), unavailable=unavailable)
+
+    def test_they_count_as_not_on_duty_and_the_reasons_say_why(self):
+        plan = self.plan(chat(1, "chitra"), chat(2, owner="chitra"), chat(3, "ada", "zoe", "chitra", "es"))
+        assert plan.limits == {email("ada"): 4}
+        assert plan.unavailable == {email("chitra"): "is inactive in Splashify"}
+        assert [move.reason for move in plan.moves] == [
+            "chitra@example.com is inactive in Splashify; ada@example.com is on duty",
+            "nobody held it; the owner chitra@example.com is inactive in Splashify; ada@example.com is on duty",
+        ]
+        assert [move.fallback_agents for move in plan.moves] == [(), ()]
+        policy = {"steps": ("owner", "backup", "language", "everyone")}
+        (kept,) = self.plan(chat(3, "ada", "zoe", "chitra", "es"), **policy).kept
+        assert kept.reason == (
+            "the owner zoe@example.com is not on duty; the backup chitra@example.com is inactive in Splashify; "
+            "nobody on duty speaks es; ada@example.com is on duty"
+        )
+
+    def test_only_those_who_were_on_duty_are_left_out(self):
+        plan = self.plan(chat(1, "chitra"), team=self.TEAM[:1])
+        assert plan.unavailable == {}
+        assert plan.moves[0].reason.startswith("chitra@example.com is inactive in Splashify; ")
+
+    def test_where_nobody_is_left_the_error_names_them(self):
+        with pytest.raises(RoutingError) as raised:
+            self.plan(chat(1), chat(2), team=self.TEAM[1:])
+        assert raised.value.reason == (
+            "Nobody on duty at 2026-11-22 13:00 UTC can take 2 open conversations: "
+            "chitra@example.com is inactive in Splashify."
+        )
+        assert raised.value.remedy.startswith("Add a shift to the roster, or choose what else is to be done: nobody")
+
+    def test_or_they_are_left_as_the_policy_says(self):
+        plan = self.plan(chat(1, "chitra"), chat(2), team=self.TEAM[1:], nobody_on_duty="leave")
+        assert [each.reason for each in plan.unassigned] == [
+            (
+                "chitra@example.com is inactive in Splashify; nobody on duty can take chats; "
+                "left with chitra@example.com"
+            ),
+            "nobody held it; nobody on duty can take chats; left without an agent",
+        ]
+
+    def test_where_the_language_finds_nobody_the_error_names_them_too(self):
+        with pytest.raises(RoutingError) as raised:
+            self.plan(chat(1, language="es"), no_speaker="fail")
+        assert raised.value.problems == [
+            "chitra@example.com is inactive in Splashify",
+            "…0001: nobody held it; nobody on duty speaks es",
+        ]
+
+    @pytest.mark.parametrize("team", [(), TEAM[:1]])
+    def test_a_fallback_agent_who_is_needed_and_unavailable_fails_the_plan(self, team):
+        policy = {
+            "nobody_on_duty": "fallback_agent", "no_speaker": "fallback_agent", "fallback_agent": email("chitra"),
+        }  # fmt: skip
+        with pytest.raises(RoutingError, match="the fallback chitra@example.com is inactive in Splashify"):
+            self.plan(chat(1, language="es"), team=team, **policy)
+        if team:
+            (move,) = self.plan(chat(1), team=team, **policy).moves
+            assert move.fallback_agents == ()
+
+    def test_the_reasons_are_one_line_without_phone_numbers(self):
+        unavailable = {email("chitra"): "is away,\ncall +1 202 555 0142", email("ada"): None}
+        plan = self.plan(unavailable=unavailable)
+        assert plan.unavailable == {email("ada"): "can't take chats", email("chitra"): "is away, call …0142"}
+
+    def test_names_that_are_no_addresses_are_refused(self):
+        with pytest.raises(RoutingError) as raised:
+            self.plan(unavailable={email("ada"): "is away", "Chitra": "is away", None: "is away"})
+        assert raised.value.problems == ["key 2 is 'Chitra', not an e-mail address", "key 3 is missing"]
+
+
 def test_who_is_on_the_roster_twice_has_the_larger_capacity_and_all_languages():
     roster = [shift("ada", languages="en"), shift("Ada", capacity=3, languages="es"), shift("ben")]
     plan = plan_assignments([chat(number) for number in range(16)], roster, at=AT, policy=RoutingPolicy(headroom=0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import random
 import re
@@ -13,12 +14,13 @@ from collections import Counter
 from dataclasses import replace
 from typing import get_args
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splashify_provider.routing import Conversation, RoutingPolicy, on_duty, plan_assignments
 from splashify_provider.routing.policy import Step
-from tests.routing.helpers import AT, agents_of, chat, email, limit, loads_of, phone, shift
+from tests.routing.helpers import AT, agents_of, chat, email, examples, limit, loads_of, phone, shift
 
 NAMES = [f"agent{number}" for number in range(6)]
 LANGUAGES = ["en", "es", "fr"]
@@ -206,13 +208,79 @@ class TestProperties:
         assert all(after[number] == agent for number, agent in before.items() if agent != gone)
 
 
+class TestUnavailable:
+    @given(teams, inboxes, policies, st.sets(st.sampled_from(NAMES)))
+    @examples(60)
+    def test_the_plan_is_the_one_without_them(self, team, inbox, policy, names):
+        unavailable = {email(name): "is away" for name in names}
+        if policy.used_fallback in unavailable:
+            return
+        roster, chats = roster_of(team), chats_of(inbox)
+        plan = plan_assignments(chats, roster, at=AT, policy=policy, unavailable=unavailable)
+        left = [each for each in roster if each.agent_email not in unavailable]
+        other = plan_assignments(chats, left, at=AT, policy=policy)
+        assert set(plan.unavailable) == {each.agent_email for each in roster} & set(unavailable)
+        assert plan.limits == other.limits
+        for decisions in ("kept", "moves", "unassigned"):
+            for one, two in zip(getattr(plan, decisions), getattr(other, decisions), strict=True):
+                assert replace(one, reason="") == replace(two, reason="")
+                if other.limits:
+                    said = re.sub(
+                        r"(\S+) is not on duty",
+                        lambda match: f"{match[1]} is away" if match[1] in unavailable else match[0],
+                        two.reason,
+                    )
+                    assert one.reason == said
+
+
+class TestFallbacks:
+    @given(teams, inboxes, policies)
+    @examples(60)
+    def test_each_is_who_would_be_chosen_without_those_before_and_without_limits(self, team, inbox, policy):
+        roster, chats = roster_of(team), chats_of(inbox)
+        by_phone = {each.user_phone_number: each for each in chats}
+        plan = plan_assignments(chats, roster, at=AT, policy=policy)
+        assert not any(decision.fallback_agents for decision in (*plan.kept, *plan.unassigned))
+        for move in plan.moves:
+            passed_over = [move.from_agent, move.agent_email]
+            for fallback in (*move.fallback_agents, None):
+                left = [each for each in roster if each.agent_email not in passed_over]
+                row = [by_phone[move.user_phone_number]]
+                again = plan_assignments(row, left, at=AT, policy=replace(policy, headroom=None))
+                (expected,) = agents_of(again).values()
+                # "leave" and "release" find nobody; and a fallback agent may have been passed over already.
+                found = None if again.unassigned or expected in passed_over else expected
+                assert found == fallback, (move, passed_over)
+                passed_over.append(fallback)
+
+    @pytest.mark.parametrize("capacity", [lambda number: 1, lambda number: 1 + number % 3])
+    def test_what_one_agent_would_have_had_spreads_over_the_others_by_their_weight(self, capacity):
+        roster = [shift(f"agent{number}", capacity=capacity(number)) for number in range(20)]
+        plan = plan_assignments([chat(number) for number in range(6000)], roster, at=AT)
+        gone = roster[0]
+        heirs = Counter(move.fallback_agents[0] for move in plan.moves if move.agent_email == gone.agent_email)
+        weights = {each.agent_email: each.capacity for each in roster if each is not gone}
+        assert sum(heirs.values()) > 100
+        for agent, weight in weights.items():
+            share = sum(heirs.values()) * weight / sum(weights.values())
+            assert abs(heirs[agent] - share) < 4 * math.sqrt(share)
+
+    def test_there_are_at_most_ten_each_once(self):
+        roster = [shift(f"agent{number}", languages=["es"]) for number in range(30)]
+        chats = [chat(number, "agent1", owner="agent2", backup="agent3", language="es") for number in range(300)]
+        for move in plan_assignments(chats, roster, at=AT).moves:
+            assert len({*move.fallback_agents} - {move.agent_email, email("agent1")}) == 10
+            assert len(move.fallback_agents) == 10
+
+
 PLAN_IN_A_NEW_PROCESS = """
 import json, sys
 from datetime import datetime
 from splashify_provider.routing import *
 rows, roster, at = json.load(sys.stdin)
 plan = plan_assignments(rows, roster, at=datetime.fromisoformat(at))
-print(json.dumps([plan.to_assignments(), plan.summary(), plan.table()]))
+lines = [move.fallback_agents for move in plan.moves]
+print(json.dumps([plan.to_assignments(), plan.summary(), plan.table(), plan.markdown(), lines]))
 assert not any(name == "airflow" or name.startswith("airflow.") for name in sys.modules), "routing needs no Airflow"
 """
 
