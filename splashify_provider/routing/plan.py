@@ -104,6 +104,6 @@ class Plan:
 
         :param timezone: The zone that the moment is shown in; unless given, the plan's, or else UTC.
         :return: Tables in GitHub's Markdown; of phone numbers the last four digits, and at most five of a kind. Where
-            there are more than 30 kinds of moves, the largest. Text from outside is shown as it is, never as Markdown.
+            there are more than 30 kinds of moves, the largest. Text from outside is never taken for Markdown.
         """
         return as_markdown(self, timezone)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _NOBODY = "(nobody)"
 _MOST_ROWS, _MOST_ROWS_IN_MARKDOWN = 100, 30
+# What no address has: a backslash before a bar would undo the bar's, and the others are for readers that know no code.
+_HARMLESS = str.maketrans("\\<>[]", "/‹›()")
 _PLAIN_WORD = re.compile(r"…?[^\W_]+(?:[',-][^\W_]+)*[.,;:]?")
 
 
@@ -60,7 +62,7 @@ def as_markdown(plan: Plan, timezone: tzinfo | None) -> str:
 
     :param plan: The plan.
     :param timezone: The zone that the moment is shown in; unless given, the plan's, or else UTC.
-    :return: Tables in GitHub's Markdown. Text from outside is shown as it is, never as Markdown.
+    :return: Tables in GitHub's Markdown. Text from outside is never taken for Markdown.
     """
     title = (
         f"### Plan for {_moment(plan, timezone)}: {plural(len(plan.kept), 'conversation')} kept, "
@@ -155,7 +157,7 @@ def _markdown_table(names: Sequence[str], rows: Sequence[Sequence[object]]) -> l
 
 
 def _literal(text: str) -> str:
-    """Return text for a cell of a Markdown table, where it is shown as it is.
+    """Return text for a cell of a Markdown table, where it is shown as it is, or nearly so.
 
     Whatever is more than a plain word, an address for one, stands between backticks. Escaping it would not be enough:
     GitHub's Markdown makes links of addresses even then.
@@ -164,8 +166,7 @@ def _literal(text: str) -> str:
 
 
 def _code(word: str) -> str:
-    # A bar needs its backslash in code, too, and one that stands before it would undo that.
-    word = word.replace("\\", "/").replace("|", "\\|")
+    word = word.translate(_HARMLESS).replace("|", "\\|")  # a bar needs its backslash in code, too
     fence = "`" * (max(map(len, re.findall("`+", word)), default=0) + 1)
     blank = " " if word.startswith("`") or word.endswith("`") else ""
     return f"{fence}{blank}{word}{blank}{fence}"

@@ -132,6 +132,6 @@ def test_an_address_is_one_agent_however_it_is_typed():
 def test_no_phone_number_is_shown():
     rows = [chat(1, "ada"), chat(2), chat(3, "zoe")]
     plan = plan_assignments(rows, [shift("ada")], at=AT)
-    shown = f"{rows} {plan} {plan.table()} {json.dumps(plan.summary())}"
+    shown = f"{rows} {plan} {plan.table()} {plan.markdown()} {json.dumps(plan.summary())}"
     assert "555" not in shown
     assert "…0002" in plan.table()
