@@ -18,6 +18,7 @@ from pathlib import Path
 
 import airflow_runs
 from client import AGENT, CLIENTS, KEY, number
+from handover import part_6
 from measure import HERE, machine, median, python, sandbox, table
 
 from tests.airflow_server import AirflowAPI, free_port, standalone
@@ -264,7 +265,7 @@ DAGS = {
     "loop": "`@task` with a requests.Session loop",
     "http_mapped": "`HttpOperator`, mapped",
 }
-PARTS = {"1": part_1, "2": part_2, "3": part_3, "4": part_4, "5": part_5}
+PARTS = {"1": part_1, "2": part_2, "3": part_3, "4": part_4, "5": part_5, "6": part_6}
 
 
 def main() -> None:

@@ -176,13 +176,11 @@ ORDER = (
     "bulk.preflight",
     "bulk.decisions",
     "bulk.sender",
+    "bulk.agent_check",
     "bulk.checkpoint",
     "bulk.report",
     "bulk.progress",
     "hooks.splashify",
-    "operators.base",
-    "operators.bulk",
-    "operators.splashify",
     "routing.fields",
     "routing.shifts",
     "routing.calendar_bounds",
@@ -193,7 +191,15 @@ ORDER = (
     "routing.conversations",
     "routing.reasons",
     "routing.planner",
+    "operators.base",
+    "operators.bulk",
+    "operators.splashify",
+    "operators.plan",
+    "operators.approval",
+    "operators.handover",
+    "task_groups.handover",
     "sandbox.workspace",
+    "sandbox.control",
     "sandbox.server",
     "sandbox.__main__",
 )
@@ -201,7 +207,7 @@ ORDER = (
 KNOWN_TO = {
     "bulk": {"agent_email", "client", "exceptions", "rate_limit", "redaction"},  # not the hook
     "routing": {"agent_email", "exceptions", "phone_numbers", "redaction"},  # not Splashify
-    "sandbox": {"rate_limit"},
+    "sandbox": {"agent_email", "exceptions", "rate_limit", "redaction"},
 }
 
 

@@ -18,11 +18,15 @@ MODULES = (
     "client",
     "exceptions",
     "hooks.splashify",
+    "operators.handover",
+    "operators.plan",
     "operators.splashify",
     "phone_numbers",
     "retry_policy",
     "routing",
     "sandbox.server",
+    "sql",
+    "task_groups.handover",
 )
 
 

@@ -18,10 +18,8 @@ from splashify_provider import sql
 from splashify_provider.exceptions import SplashifyConfigurationError
 from splashify_provider.sql import SqlWriteBack, fetch_rows_handler
 from tests.conftest import ADA, BEN, DAN, number, shown_in_frames
-from tests.dags import conftest as of_dags
 from tests.test_provider_info import modules_after
 
-postgres = of_dags.postgres
 SCHEMA = """CREATE TABLE conversations (
     user_phone_number {phone} PRIMARY KEY, agent_email TEXT CHECK (agent_email <> 'gita@example.com'), status TEXT
 )"""

@@ -83,7 +83,8 @@ def main() -> None:
             print(
                 f"\n    Airflow   {url}/dags/{run.DAG_ID}\n    Inboxes   {sandbox.url}/\n\n"
                 f"Trigger the DAG, and watch the inboxes. {team.disabled} is on the roster but disabled in Splashify:\n"
-                "her tasks fail. Read one's log, enable her on the inbox page, clear the task, and it turns green.\n"
+                "the next in line gets her conversations, and the log of handover.summary says so. Disable or remove\n"
+                "everybody on duty on the inbox page, and it says what to do.\n"
                 "Ctrl-C stops everything.",
                 flush=True,
             )

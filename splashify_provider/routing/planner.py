@@ -13,8 +13,7 @@ from splashify_provider.exceptions import RoutingError
 from splashify_provider.redaction import mask_phone_number, plural, redact
 from splashify_provider.routing.conversations import read_chats
 from splashify_provider.routing.fields import email_address, is_missing, refuse
-from splashify_provider.routing.plan import Decision, Plan
-from splashify_provider.routing.plan_text import first_few
+from splashify_provider.routing.plan import Decision, Plan, first_few
 from splashify_provider.routing.policy import RoutingPolicy
 from splashify_provider.routing.reasons import why, why_not
 from splashify_provider.routing.rendezvous import Agent, Group

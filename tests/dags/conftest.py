@@ -2,19 +2,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
-import shutil
-import socket
 import sqlite3
-import subprocess
 import sys
-import tempfile
 from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
+from airflow.providers.common.compat.sdk import DAG
 
 from splashify_provider.sandbox.server import Sandbox
 from tests.conftest import airflow_cli
@@ -36,7 +32,8 @@ def load_dag():
 
     def load_example(name):
         module = load(DAGS / f"{name}.py")
-        return module, getattr(module, name)()
+        (dag,) = [value for value in vars(module).values() if isinstance(value, DAG)]
+        return module, dag
 
     return load_example
 
@@ -70,7 +67,9 @@ class AirflowRun:
         )
 
     def __call__(self, dag_id, at=None, **params):
-        result = self._airflow("dags", "test", dag_id, (at or self.now).isoformat(), "--conf", json.dumps(params))
+        result = self._airflow(
+            "dags", "test", dag_id, (at or self.now).isoformat(), "--conf", json.dumps({"dry_run": False, **params})
+        )
         # Airflow 3.0 prints what tasks and supervisor say to each other, whatever the log level.
         lines = (result.stdout + result.stderr).splitlines()
         log = "\n".join(line for line in lines if "[debug" not in line)
@@ -130,26 +129,3 @@ def airflow_on_postgres(seed, team, postgres, tmp_path):
 
     with Sandbox(team.sandbox) as sandbox:
         yield AirflowRun(team, sandbox, tmp_path, postgres, in_table)
-
-
-@pytest.fixture
-def postgres():
-    """A PostgreSQL server of its own, which Debian's packages run as the user postgres only."""
-    (*_, binaries) = [None, *sorted(Path("/usr/lib/postgresql").glob("*/bin"))]
-    if (binaries is None or os.getuid() != 0) and not os.environ.get("CI"):
-        pytest.skip("needs root and Debian's postgresql")
-    folder = Path(tempfile.mkdtemp(prefix="splashify-pg-"))
-    shutil.chown(folder, "postgres")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-
-    def server(program, *options):
-        command = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", str(binaries / program)]
-        subprocess.run([*command, *options], check=True, stdout=subprocess.DEVNULL, cwd=folder)
-
-    server("initdb", "-D", f"{folder}/data", "-A", "trust", "-U", "postgres")
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
-    server("pg_ctl", "-D", f"{folder}/data", "-o", options, "-l", f"{folder}/log", "-w", "start")
-    yield {"conn_type": "postgres", "host": "127.0.0.1", "port": port, "login": "postgres", "schema": "postgres"}
-    server("pg_ctl", "-D", f"{folder}/data", "-m", "immediate", "stop")
-    shutil.rmtree(folder)
