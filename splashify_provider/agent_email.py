@@ -13,6 +13,7 @@ from splashify_provider.redaction import mask_phone_number, redact, safe_str
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _EMAIL = re.compile(rf"[A-Za-z0-9.!#$%&'*+/=?^_`{{|}}~-]{{1,64}}@{_LABEL}(?:\.{_LABEL}){{1,126}}")
 _LONGEST = 254  # RFC 5321, as corrected
+MOST_FALLBACK_AGENTS = 10
 
 
 def is_agent_email(text: str) -> bool:
@@ -47,9 +48,44 @@ def validate_agent_email(agent_email: object, user_phone_number: object = None) 
     # In ASCII, so that invisible characters can be seen; with ASCII digits, so that a phone number can be masked.
     digits = "".join(str(unicodedata.decimal(char, char)) for char in text[:_LONGEST])
     what = f"{redact(digits.encode('ascii', 'backslashreplace').decode())!r}, not an address" if text else "missing"
-    customer = "" if user_phone_number is None else f" for {mask_phone_number(safe_str(user_phone_number))}"
     raise InvalidAgentEmailError(
-        f"The agent's e-mail{customer} is {what}. Nothing was sent.\n"
+        f"The agent's e-mail{_of(user_phone_number)} is {what}. Nothing was sent.\n"
         "Correct it where it comes from; to take a conversation away from its agent, use release() or "
         "SplashifyReleaseOperator."
     )
+
+
+def validate_fallback_agents(
+    fallback_agents: object, agent_email: str, user_phone_number: object = None
+) -> tuple[str, ...]:
+    """Check who is next in line where Splashify refuses an agent.
+
+    :param fallback_agents: Addresses in order: a list or a tuple, or text with commas, semicolons or blanks between
+        them, as in a cell of a table. None or an empty one for nobody.
+    :param agent_email: The agent who is asked first.
+    :param user_phone_number: The customer whom the error names by the last four digits, where it is known.
+    :return: The addresses, without that agent and without repeats.
+    :raises InvalidAgentEmailError: If one is malformed, or there are more than ten.
+    """
+    listed = re.split(r"[\s,;]+", fallback_agents) if isinstance(fallback_agents, str) else fallback_agents
+    if listed is None:
+        return ()
+    if not isinstance(listed, (list, tuple)):
+        raise InvalidAgentEmailError(
+            f"fallback_agents{_of(user_phone_number)} is {type(listed).__name__}, not a list of addresses. Nothing was "
+            "sent.\nGive a list, or text with commas between the addresses."
+        )
+    agents = {agent_email.casefold(): agent_email}
+    for each in filter(None, listed) if isinstance(fallback_agents, str) else listed:
+        email = validate_agent_email(each, user_phone_number)
+        agents.setdefault(email.casefold(), email)
+        if len(agents) > 1 + MOST_FALLBACK_AGENTS:
+            raise InvalidAgentEmailError(
+                f"There are more than {MOST_FALLBACK_AGENTS} fallback agents{_of(user_phone_number)}. Nothing was "
+                "sent.\nLeave out those at the end."
+            )
+    return tuple(agents.values())[1:]
+
+
+def _of(user_phone_number: object) -> str:
+    return "" if user_phone_number is None else f" for {mask_phone_number(safe_str(user_phone_number))}"

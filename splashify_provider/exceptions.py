@@ -42,9 +42,10 @@ if TYPE_CHECKING:
 _MOST_PROBLEMS_SHOWN = 50
 
 
-# What an assignment comes to: the two that are no error, then those that an error class below stands for.
+# What an assignment or a release comes to: the three that are no error, then those that an error class stands for.
 Outcome = Literal[
     "assigned",
+    "released",
     "not_attempted",
     "conversation_not_found",
     "agent_not_found",

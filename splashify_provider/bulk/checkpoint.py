@@ -6,6 +6,7 @@ import hashlib
 import logging
 import re
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowException
@@ -29,7 +30,7 @@ PAGE = 1000  # entries in one value of the store: well below its limit of 64 kB
 _NUMBER, _AGENT = 14, 8  # hexadecimal digits of an entry
 _ENTRY = _NUMBER + _AGENT
 _NOBODY = "0" * _AGENT
-_DONE: tuple[Outcome, ...] = ("assigned", "conversation_not_found")
+_DONE: tuple[Outcome, ...] = ("assigned", "released", "conversation_not_found")
 
 
 class Checkpoint:
@@ -81,10 +82,17 @@ class Checkpoint:
         """Whether earlier tries have done nothing, as far as is known."""
         return not set(self._agents.values()) - {_NOBODY}
 
-    def outcome_of(self, item: Assignment) -> Outcome | None:
-        """Return what an earlier try has done with an assignment, if it is done."""
-        agent = self._agents.get(self._number(item)) if self._agents else None
-        return next((outcome for outcome in _DONE if agent and agent == self._agent(item, outcome)), None)
+    def done_before(self, item: Assignment) -> AssignmentOutcome | None:
+        """Return what an earlier try has done with an assignment, and with which of its agents, if it is done."""
+        entry = self._agents.get(self._number(item)) if self._agents else None
+        if entry in (None, _NOBODY):
+            return None
+        for asked in range(1, len(item.agents) + 1):
+            for outcome in _DONE:
+                if entry == self._agent(item.agents[:asked], outcome):
+                    done = item.ended(outcome, "Done by an earlier try.")
+                    return replace(done, agent_email=item.agents[asked - 1])
+        return None
 
     def begin(self, to_send: Iterable[Assignment]) -> None:
         """Forget all that is about to be sent, since this worker may be killed right after.
@@ -103,24 +111,30 @@ class Checkpoint:
 
     def add(self, outcome: AssignmentOutcome) -> None:
         """Note an assignment that is done, for the next save."""
-        self._entries.append(self._number(outcome) + self._agent(outcome, outcome.outcome))
+        asked = (*outcome.refused, outcome.agent_email)
+        self._entries.append(self._number(outcome) + self._agent(asked, outcome.outcome))
 
-    def save_if_due(self) -> None:
+    def save_if_due(self) -> bool:
         """Save every few seconds, and before more than a chunk would be unsaved. To be called before each request.
 
+        :return: Whether it was saved.
         :raises AirflowException: If a chunk is full and can't be saved.
         """
         unsaved = len(self._entries) - self._saved
         if not unsaved:
-            return
+            return False
         is_full = unsaved + self._max_in_flight > CHUNK
         is_due = self._clock() >= self._save_at or (unsaved >= CHUNK // 2 and not self._is_failing)
-        if (is_full or is_due) and (error := self.save()) and is_full:
+        if not (is_full or is_due):
+            return False
+        error = self.save()
+        if error and is_full:
             raise retry_later(
                 f"Airflow's task state store can't be written ({redact(error)}), and {unsaved:,} assignments since the "
                 "last time are as many as may have to be repeated. The batch ends here.",
                 "A retry goes on from what is saved; if this lasts, look at Airflow's API server.",
             )
+        return error is None
 
     def save(self) -> Exception | None:
         """Save what is not saved yet. Return what kept it from that: it must not hide why a batch ends."""
@@ -167,8 +181,9 @@ class Checkpoint:
     def _number(self, item: Assignment | AssignmentOutcome) -> str:
         return self._digest(item.user_phone_number, _NUMBER)
 
-    def _agent(self, item: Assignment | AssignmentOutcome, outcome: Outcome) -> str:
-        return self._digest(f"{item.agent_email.casefold()} {outcome}", _AGENT)
+    def _agent(self, asked: Iterable[str | None], outcome: Outcome) -> str:
+        # All who were asked, not only who has it: to whom a plan gives it in the first place, it is to go.
+        return self._digest("\n".join([*(agent or "" for agent in asked), outcome]).casefold(), _AGENT)
 
     def _digest(self, text: str, size: int) -> str:
         return hashlib.blake2b(text.encode(), key=self._secret, digest_size=size // 2).hexdigest()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
-from dataclasses import dataclass
+from collections import deque
 from typing import TYPE_CHECKING
 
-from splashify_provider.bulk.assignment import Assignment, AssignmentOutcome, reworded
+from splashify_provider.bulk.agents import MOST_WAITING, Agents, Job
+from splashify_provider.bulk.assignment import AGENT_REFUSED, Assignment, AssignmentOutcome, reworded
 from splashify_provider.client import is_worth_another_try, retry_delay, too_long_a_wait
 from splashify_provider.exceptions import (
     AuthenticationError,
@@ -36,17 +36,6 @@ _ABOUT_ONE_ROW = ("conversation_not_found", "agent_not_found", "agent_inactive")
 _STATUS_ABOUT_ONE_ROW = (400, 422)
 
 
-@dataclass(eq=False)
-class Job:
-    """An assignment on its way."""
-
-    item: Assignment
-    attempts: int = 0  # that failed, without 429s
-    refusals: int = 0  # 429s
-    not_before: float = -math.inf
-    error: SplashifyError | None = None  # the last one
-
-
 class Decisions:
     """Says what to send next, what an answer means, and when to stop; see :func:`~.sender.assign_many`."""
 
@@ -62,10 +51,13 @@ class Decisions:
         self._limiter, self._clock = limiter, clock
         self._max_attempts, self._max_in_flight = max_attempts, max_in_flight
         self._max_consecutive_failures = max_consecutive_failures
-        self._next: Job | None = None  # read, but not sent yet
+        self._agents = Agents()
+        self._next: Job | None = None  # read, but its number has a request before it
         self._is_exhausted = False
         self._again: list[Job] = []
-        self._in_flight: set[str] = set()  # numbers
+        self._in_flight = 0
+        self._numbers: set[str] = set()  # of all that is not ended, but the next
+        self._ended: deque[AssignmentOutcome] = deque()
         self._not_before = -math.inf  # says the limiter
         self._failures = 0
         self._limited_since: float | None = None
@@ -75,14 +67,19 @@ class Decisions:
     @property
     def is_finished(self) -> bool:
         """Whether nothing is under way, and nothing will be."""
-        nothing_left = self._is_exhausted and self._next is None and not self._again
+        nothing_left = self._is_exhausted and not (self._next or self._again or self._agents.waiting)
         return not self._in_flight and (self._stopped_by is not None or nothing_left)
 
     @property
+    def _has_room(self) -> bool:
+        return self._in_flight + len(self._again) < self._max_in_flight
+
+    @property
     def wants_a_row(self) -> bool:
-        """Whether the next row could be sent."""
-        has_room = len(self._in_flight) + len(self._again) < self._max_in_flight
-        return has_room and self._next is None and not self._is_exhausted and self._stopped_by is None
+        """Whether the next row could be sent, and none that waits can."""
+        is_open = not self._is_exhausted and self._stopped_by is None and self._next is None
+        can_wait = self._agents.waiting < MOST_WAITING
+        return is_open and can_wait and self._has_room and self._agents.first() is None
 
     @property
     def seconds_to_wait(self) -> float:
@@ -93,7 +90,29 @@ class Decisions:
 
     def take(self, item: Assignment | None) -> None:
         """Take in the next row; None if there are no more."""
-        self._next, self._is_exhausted = (Job(item) if item else None), item is None
+        self._is_exhausted = item is None
+        self._next = Job(item) if item else None
+        self._admit()
+
+    def _admit(self) -> None:
+        """Let the row that was read stand in line, once nothing of its number is before it."""
+        if self._next and self._next.item.user_phone_number not in self._numbers:
+            job, self._next = self._next, None
+            self._numbers.add(job.item.user_phone_number)
+            self._line_up(job)
+
+    def _line_up(self, job: Job) -> None:
+        if outcome := self._agents.line_up(job):
+            self._end(outcome)
+
+    def _end(self, outcome: AssignmentOutcome) -> None:
+        self._numbers.discard(outcome.user_phone_number)
+        self._ended.append(outcome)
+
+    def outcomes(self) -> Iterator[AssignmentOutcome]:
+        """Return what has ended since the last time."""
+        while self._ended:
+            yield self._ended.popleft()
 
     def next_job(self) -> Job | None:
         """Return what is to be sent now, counted by the limiter; None if nothing is."""
@@ -105,11 +124,10 @@ class Decisions:
             if wait > LONGEST_WAIT:
                 self._stop(job.item, too_long_a_wait(wait))
             return None
-        if job is self._next:
-            self._next = None
-        else:
+        if job in self._again:
             self._again.remove(job)
-        self._in_flight.add(job.item.user_phone_number)
+        self._agents.ask(job)
+        self._in_flight += 1
         return job
 
     def _candidate(self, now: float) -> Job | None:
@@ -119,35 +137,45 @@ class Decisions:
         if self._in_flight and self._limiter.is_contended:
             return None
         for job in self._again:
-            if job.not_before <= now:
+            if job.not_before <= now and self._agents.may_be_asked(job.agent):
                 return job
-        if self._next is None:
-            return None
-        number = self._next.item.user_phone_number
-        is_busy = number in self._in_flight or any(job.item.user_phone_number == number for job in self._again)
-        return None if is_busy else self._next
+        return self._agents.first() if self._has_room else None
 
-    def settle(self, job: Job, answer: Answer) -> AssignmentOutcome | None:
-        """Return an assignment's outcome; None if it is to be tried again. Raise what is no answer of Splashify's."""
-        self._in_flight.discard(job.item.user_phone_number)
+    def settle(self, job: Job, answer: Answer) -> None:
+        """Take in an answer. What ends by it is among :meth:`outcomes`. Raise what is no answer of Splashify's."""
+        self._in_flight -= 1
         if not isinstance(answer, RateLimitError):
             self._limited_since = None
-        if isinstance(answer, str):
-            return self.last_word(job, answer)
-        if not isinstance(answer, SplashifyError) or isinstance(answer, SplashifyConfigurationError):
-            raise answer
+        if isinstance(answer, AGENT_REFUSED) and job.agent is not None:
+            self._failures = 0
+            self._pass_over(job, answer.with_traceback(None))
+        else:
+            self._agents.answered(job, is_fine=isinstance(answer, str))
+            if not isinstance(answer, (str, SplashifyError)) or isinstance(answer, SplashifyConfigurationError):
+                raise answer
+            if isinstance(answer, SplashifyError) and self._is_to_be_tried_again(job, answer):
+                self._again.append(job)
+            else:
+                self._end(self._last_word(job, answer))
+        self._admit()
+
+    def _pass_over(self, job: Job, error: SplashifyError) -> None:
+        """Turn from a refused agent to who is next in line, with all rows that are for that agent."""
+        refused = job.agent
+        waiting = self._agents.refuse(job, error)
+        again = [each for each in self._again if each.agent == refused]
+        self._again = [each for each in self._again if each not in again]
+        for each in [job, *again, *waiting]:
+            self._line_up(each)
+
+    def _is_to_be_tried_again(self, job: Job, answer: SplashifyError) -> bool:
         job.error = answer.with_traceback(None)
         if isinstance(answer, RateLimitError):  # the limiter holds everybody back
             self._stop_if_it_lasts(job, answer)
-            may_try_again = True
-        else:
-            job.attempts += 1
-            job.not_before = self._clock() + retry_delay(job.attempts, answer)
-            may_try_again = job.attempts < self._max_attempts
-        if may_try_again and is_worth_another_try(answer):
-            self._again.append(job)
-            return None
-        return self.last_word(job, answer)
+            return is_worth_another_try(answer)
+        job.attempts += 1
+        job.not_before = self._clock() + retry_delay(job.attempts, answer)
+        return job.attempts < self._max_attempts and is_worth_another_try(answer)
 
     def _stop_if_it_lasts(self, job: Job, error: RateLimitError) -> None:
         now = self._clock()
@@ -156,11 +184,11 @@ class Decisions:
             text = f"For {seconds:.0f} s Splashify has answered nothing but 429. The last: {error.reason}"
             self._stop(job.item, reworded(error, text))
 
-    def last_word(self, job: Job, answer: str | SplashifyError) -> AssignmentOutcome:
+    def _last_word(self, job: Job, answer: str | SplashifyError) -> AssignmentOutcome:
         """Return the outcome of an assignment that is not tried again."""
         if isinstance(answer, str):
             self._failures = 0
-            return job.item.ended("assigned", answer)
+            return job.item.ended("released" if job.agent is None else "assigned", answer, refused=job.refused)
         is_about_this_row = answer.outcome in _ABOUT_ONE_ROW or (
             isinstance(answer, BadRequestError) and answer.status_code in _STATUS_ABOUT_ONE_ROW
         )
@@ -175,8 +203,8 @@ class Decisions:
             )
             self._stop(job.item, reworded(answer, text))
         else:
-            return job.item.ended(answer.outcome, answer.message, answer)
-        return job.item.ended(answer.outcome, answer.message, answer, self._stopped_by)
+            return job.item.ended(answer.outcome, answer.message, answer, refused=job.refused)
+        return job.item.ended(answer.outcome, answer.message, answer, self._stopped_by, job.refused)
 
     def _stop(self, item: Assignment, error: SplashifyError) -> None:
         # A refused key matters more than what failed before it was found out: no retry helps.
@@ -190,7 +218,9 @@ class Decisions:
             return
         for job in self._again:
             error = job.error or stop
-            yield job.item.ended(error.outcome, error.message, error, stop)
+            yield job.item.ended(error.outcome, error.message, error, stop, job.refused)
         text = f"Not attempted: the batch was stopped at position {self._stopped_at} ({type(stop).__name__})."
-        for item in itertools.chain([self._next.item] if self._next else [], rows):
+        for job in [*self._agents.left(), *filter(None, [self._next])]:
+            yield job.item.ended("not_attempted", text, stop, stop, job.refused)
+        for item in rows:
             yield item.ended("not_attempted", text, stop, stop) if isinstance(item, Assignment) else item

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import AirflowException
 
-from splashify_provider.bulk.assignment import Assignment, AssignmentOutcome, check_row
+from splashify_provider.bulk.assignment import Assignment, AssignmentOutcome, check_release, check_row
 from splashify_provider.exceptions import SplashifyConfigurationError, SplashifyError
 from splashify_provider.redaction import mask_phone_number, plural, redact, without_frames
 
@@ -36,7 +38,7 @@ def check_limits(max_in_flight: object, max_consecutive_failures: object) -> Non
 
 @dataclass
 class CheckedRows:
-    """The rows of a batch, read and checked once."""
+    """The rows of a batch, releases behind assignments, read and checked once."""
 
     total: int = 0
     assignments: dict[str, Assignment] = field(default_factory=dict, repr=False)  # by number, the first row of each
@@ -44,30 +46,32 @@ class CheckedRows:
     conflicts: list[tuple[Assignment, Assignment]] = field(default_factory=list)  # with an earlier row, with that one
     invalid: list[AssignmentOutcome] = field(default_factory=list)
 
-    def refuse_bad_rows(self, log: Any, *, skip_invalid: bool) -> None:
+    def refuse_bad_rows(self, log: Any, on_invalid: Literal["fail", "skip", "continue"]) -> None:
         """Log what is wrong with the first thousand bad rows, and refuse the batch for all of them at once.
 
-        :raises SplashifyConfigurationError: Naming the first three, unless they may be skipped and others are left.
+        :param on_invalid: What to do about rows that are invalid: fail; go on, if others are left; go on in any case.
+        :raises SplashifyConfigurationError: Naming the first three. Always where one number is for two agents.
         """
         conflicts = {
             row.position: (
                 (
-                    f"{_place(row)}: for {row.agent_email}, but row {first.position} gives the same number to "
-                    f"{first.agent_email}."
+                    f"{_place(row)}: {_what(row, 'for {}', 'to be released')}, but row {first.position} "
+                    f"{_what(first, 'gives the same number to {}', 'releases the same number')}."
                 ),
                 "",
             )
             for row, first in self.conflicts[:_MOST_IN_LOG]
         }
         invalid = {row.position: _reason_and_remedy(row) for row in self.invalid[:_MOST_IN_LOG]}
-        is_fine = skip_invalid and (self.assignments or not self.invalid)
+        has_others = bool(self.assignments or not self.invalid)
+        is_fine = on_invalid == "continue" or (on_invalid == "skip" and has_others)
         for position, problem in sorted({**conflicts, **invalid}.items()):
             (log.warning if is_fine and position in invalid else log.error)("%s", " ".join(problem).rstrip())
         refused = conflicts if is_fine else {**conflicts, **invalid}
         bad = len(self.conflicts) + (0 if is_fine else len(self.invalid))
         if not bad:
             return
-        advice = "" if skip_invalid else " (on_invalid='skip' goes on without invalid rows)"
+        advice = "" if on_invalid != "fail" else " (on_invalid='skip' goes on without invalid rows)"
         if conflicts:
             advice = " (on_invalid='skip' goes on without invalid rows, but not where one number is for two agents)"
         shown = [reason for _, (reason, _) in sorted(refused.items())[:_MOST_IN_ERROR]]
@@ -76,6 +80,10 @@ class CheckedRows:
             f"{bad:,} of {plural(self.total, 'row')} can't be sent, so nothing was sent. {' '.join(shown)}{more}\n"
             f"Correct them, then clear this task{advice}."
         )
+
+
+def _what(row: Assignment, assigned: str, released: str) -> str:
+    return released if row.agent_email is None else assigned.format(row.agent_email)
 
 
 def _reason_and_remedy(row: AssignmentOutcome) -> tuple[str, str]:
@@ -90,14 +98,26 @@ def _place(row: Assignment | AssignmentOutcome) -> str:
 
 @without_frames(AirflowException)  # by which a task that is told to stop ends
 @without_frames(SplashifyError)
-def check_rows(client: SplashifyClient, rows: Iterable[Any], on_tick: Callable[[], object]) -> CheckedRows:
+def check_rows(
+    client: SplashifyClient,
+    rows: Iterable[Any],
+    on_tick: Callable[[], object],
+    *,
+    releases: Iterable[Any] = (),
+    with_fallbacks: bool = True,
+) -> CheckedRows:
     """Read and check all rows.
 
+    :param releases: The numbers to release, or rows with ``user_phone_number``. Positions count on.
+    :param with_fallbacks: Whether rows may say who is next in line.
     :param on_tick: Called every 1,000 rows. What it raises ends the reading.
     :raises SplashifyConfigurationError: If there are more than a million.
     """
     checked = CheckedRows()
-    for position, row in enumerate(rows, 1):
+    check_move = partial(check_row, client, with_fallbacks=with_fallbacks)
+    moves = ((row, check_move) for row in rows)
+    others = ((row, partial(check_release, client)) for row in releases)
+    for position, (row, check) in enumerate(itertools.chain(moves, others), 1):
         if position > MOST_ROWS:
             raise SplashifyConfigurationError(
                 f"There are more than {MOST_ROWS:,} rows. Nothing was sent.\nSplit them over several tasks; at 90 a "
@@ -106,10 +126,10 @@ def check_rows(client: SplashifyClient, rows: Iterable[Any], on_tick: Callable[[
         if position % _ROWS_BETWEEN_TICKS == 0:
             on_tick()
         checked.total = position
-        item = check_row(client, position, row)
+        item = check(position, row)
         if isinstance(item, AssignmentOutcome):
             checked.invalid.append(replace(item, error=None))  # which says what the message says
         elif (first := checked.assignments.setdefault(item.user_phone_number, item)) is not item:
-            is_same = first.agent_email.casefold() == item.agent_email.casefold()
+            is_same = (first.agent_email or "").casefold() == (item.agent_email or "").casefold()
             (checked.duplicates if is_same else checked.conflicts).append((item, first))
     return checked

@@ -45,14 +45,14 @@ class Report:
             if self._stream.tell() and not self._ends_with_a_whole_line():
                 self._stream.write("\n")  # after what a worker that was killed has left
 
-    def write_unsent(self, checked: CheckedRows, done_before: Iterable[Assignment]) -> None:
+    def write_unsent(self, checked: CheckedRows, done_before: Iterable[AssignmentOutcome]) -> None:
         """Write the lines of the rows that are not sent."""
         for outcome in checked.invalid:
             self.write(outcome, outcome.outcome, outcome.message)
         for item, first in checked.duplicates:
-            self.write(item, "duplicate", f"Row {first.position} gives the same number to the same agent.")
-        for item in done_before:
-            self.write(item, "done_before", "Done by an earlier try.")
+            self.write(item, "duplicate", f"Row {first.position} says the same of this number.")
+        for outcome in done_before:
+            self.write(outcome, "done_before", outcome.message)
 
     def write(self, item: Assignment | AssignmentOutcome, outcome: str, message: str) -> None:
         """Write the line of a row. If that fails, the batch goes on, and :meth:`close` says so."""

@@ -8,7 +8,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from splashify_provider.bulk.assignment import Assignment, AssignmentOutcome, check_row
-from splashify_provider.bulk.decisions import Answer, Decisions, Job
+from splashify_provider.bulk.decisions import Answer, Decisions
 from splashify_provider.bulk.preflight import check_limits
 from splashify_provider.client import retry_delay
 from splashify_provider.exceptions import RateLimitError, SplashifyAPIError
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
     from typing import Any
 
+    from splashify_provider.bulk.agents import Job
     from splashify_provider.client import SplashifyClient
     from splashify_provider.rate_limit import RateLimiter
 
@@ -70,10 +71,9 @@ def send(
                     yield row
                 else:
                     decisions.take(row)
-                continue
-            answer = answer or exchanges.answer(min(_SECONDS_BETWEEN_TICKS, decisions.seconds_to_wait))
-            if answer and (outcome := decisions.settle(*answer)):
-                yield outcome
+            elif answer := answer or exchanges.answer(min(_SECONDS_BETWEEN_TICKS, decisions.seconds_to_wait)):
+                decisions.settle(*answer)
+            yield from decisions.outcomes()
         yield from decisions.left_out(rows)
     except GeneratorExit:
         raise
@@ -81,7 +81,8 @@ def send(
         # What is under way has a moment to arrive: what was done should be known.
         for job, late in exchanges.late_answers(_SECONDS_FOR_LATE_ANSWERS):
             if isinstance(late, (str, SplashifyAPIError)):
-                yield decisions.last_word(job, late)
+                decisions.settle(job, late)
+                yield from decisions.outcomes()
         raise
     finally:
         exchanges.end()
@@ -92,7 +93,7 @@ class Exchanges:
 
     The threads are daemons, since one that hangs must not keep a stopped task.
 
-    :param send: Sends one assignment, given number and agent; returns Splashify's message or raises.
+    :param send: Sends one assignment, given number and agent (empty to release); returns Splashify's message or raises.
     :param limiter: Told of 429s at once, whenever somebody looks at the answer.
     :param in_threads: False where there is one request at a time: another thread would only cost time.
     """
@@ -147,7 +148,8 @@ class Exchanges:
     def _exchange(self, job: Job) -> None:
         answer: Answer
         try:
-            answer = self._send(job.item.user_phone_number, job.item.agent_email)
+            agent = job.agent
+            answer = self._send(job.item.user_phone_number, "" if agent is None else agent)  # which is a release
         except RateLimitError as error:
             job.refusals += 1
             self._limiter.pause(error.retry_after or retry_delay(job.refusals, None))

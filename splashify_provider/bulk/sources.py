@@ -14,13 +14,14 @@ from splashify_provider.exceptions import SplashifyConfigurationError
 from splashify_provider.redaction import redact
 
 COLUMNS = ("user_phone_number", "agent_email")
+OPTIONAL_COLUMNS = ("fallback_agents",)
 MOST_CHARACTERS = 10**9
 LONGEST_LINE, LONGEST_PATH = 100_000, 4096
 _FIX = "Fix it, then clear this task."
 _LASTING = (FileNotFoundError, IsADirectoryError, PermissionError)
 
 
-def rows_of(given: object, name: str = "assignments", columns: tuple[str, ...] = COLUMNS) -> Iterator[Any]:
+def rows_of(given: object, name: str = "assignments", columns: tuple[str, ...] = COLUMNS) -> Iterable[Any]:
     """Read the rows that an operator's argument stands for.
 
     :param given: A list, JSON text, or a path.
@@ -32,7 +33,7 @@ def rows_of(given: object, name: str = "assignments", columns: tuple[str, ...] =
     if isinstance(given, str):
         text = _text(given)
         if text.startswith(("[", "{")):
-            return iter(_rows_of_json(text, name))
+            return _rows_of_json(text, name)
         if not text or "\n" in text or len(text) > LONGEST_PATH or text in ("None", "null"):
             raise SplashifyConfigurationError(
                 f"{name} is neither JSON nor a path: {redact(text)!r}. Nothing was sent.\nIf it is a template, "
@@ -46,7 +47,7 @@ def rows_of(given: object, name: str = "assignments", columns: tuple[str, ...] =
             f"{name} must be a list of rows or the path of a file, not {type(given).__name__}. Nothing was "
             "sent.\nIf it is another task's result, check what that task returned."
         )
-    return iter(given)
+    return given
 
 
 def is_read_from(assignments: object, path: str) -> bool:
@@ -101,7 +102,7 @@ def _rows_of_json(text: str, name: str) -> list[Any]:
         rows = None
     if not isinstance(rows, list):
         raise SplashifyConfigurationError(
-            f"{name} is text, but not a JSON list. Nothing was sent.\nIn a template write {{ … | tojson }}, or set "
+            f"{name} is text, but not a JSON list. Nothing was sent.\nIn a template write {{{{ … | tojson }}}}, or set "
             "render_template_as_native_obj=True on the DAG."
         )
     return rows
@@ -171,7 +172,7 @@ def _csv_rows(
             f" has no column {' and no column '.join(missing)}; its first line must be the header, or each line a "
             f"JSON object. Found: {redact(', '.join(names))}",
         )
-    if twice := [column for column in columns if names.count(column) > 1]:
+    if twice := [column for column in (*columns, *OPTIONAL_COLUMNS) if names.count(column) > 1]:
         which = f"column {' and '.join(twice)}, so which one counts is anybody's guess"
         raise _bad_file(name, f" has more than one {which}")
     for values in reader:

@@ -151,7 +151,11 @@ class SplashifyHook(BaseHook):
         for one phone number's, of which the second waits for the first, and what is behind it too). A row that can't be
         sent doesn't stop the others; a key that is refused does, at once.
 
-        :param assignments: Rows with ``user_phone_number`` and ``agent_email``.
+        Each agent's first request goes alone, while up to 1,000 rows wait. Who is refused (not found, inactive) is not
+        asked again: their other rows go to the next in line, or end with that outcome, without a request.
+
+        :param assignments: Rows with ``user_phone_number``, ``agent_email`` and, if wanted, ``fallback_agents``: who is
+            next in line where Splashify refuses that agent.
         :param max_in_flight: How many requests may be waiting for their answer at once, 1 to 64.
         :param max_consecutive_failures: After so many failures in a row the rest is not attempted: Splashify is
             down, or the address is wrong. 400s that concern a single row don't count.

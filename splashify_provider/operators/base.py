@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
@@ -46,7 +47,7 @@ class SplashifyOperator(BaseOperator):
         splashify_conn_id: str,
         on_conversation_not_found: Literal["fail", "skip"],
         max_run_age: timedelta | None,
-        dry_run: bool,
+        dry_run: bool | str,
         retry_policy: Any,
         **kwargs: Any,
     ) -> None:
@@ -56,7 +57,8 @@ class SplashifyOperator(BaseOperator):
         self.splashify_conn_id = splashify_conn_id
         self.on_conversation_not_found = on_conversation_not_found
         self.max_run_age = max_run_age
-        # Not `self.dry_run`: that is a method of BaseOperator, which `airflow tasks test --dry-run` calls.
+        # Not `self.dry_run`: that is a method of BaseOperator, which `airflow tasks test --dry-run` calls. This is the
+        # template field.
         self.is_dry_run = dry_run
 
     @cached_property
@@ -76,8 +78,7 @@ class SplashifyOperator(BaseOperator):
             raise SplashifyConfigurationError(
                 f"max_run_age must be a timedelta, such as timedelta(hours=8), not {redact(repr(self.max_run_age))}."
             )
-        if not isinstance(self.is_dry_run, bool):
-            raise SplashifyConfigurationError(f"dry_run must be True or False, not {redact(repr(self.is_dry_run))}.")
+        self.is_dry_run = parse_flag("dry_run", self.is_dry_run)
 
     def check_choice(self, name: str, *choices: str) -> None:
         """Check an argument that is one of a few words.
@@ -89,6 +90,19 @@ class SplashifyOperator(BaseOperator):
         if getattr(self, name) not in choices:
             allowed = " or ".join(repr(choice) for choice in choices)
             raise SplashifyConfigurationError(f"{name} must be {allowed}, not {redact(repr(getattr(self, name)))}.")
+
+    def label_mapped_task(self, context: Mapping[str, Any], text: str) -> None:
+        """Label a mapped task in Airflow's UI, unless its author has done so.
+
+        :param context: Airflow's task context.
+        :param text: The label, without whole phone numbers.
+        """
+        is_labelled = self.map_index_template or context.get("map_index_template")
+        if map_index_of(context) < 0 or is_labelled or not isinstance(context, MutableMapping):
+            return
+        # Airflow renders the template after execute, also when that raises; by a name, as an address may have braces.
+        context["splashify_label"] = text
+        context["map_index_template"] = "{{ splashify_label }}"
 
     @contextmanager
     def airflow_errors(self) -> Iterator[None]:
@@ -129,6 +143,30 @@ def _with_what_to_clear(error: SplashifyError) -> str:
         return f"{error}\nCorrect it, then clear this task."
     or_that = " (or, with Downstream, the one that the value comes from)" if isinstance(error, _ABOUT_THE_INPUT) else ""
     return f"{error} Then clear this task{or_that}."
+
+
+def parse_flag(name: str, value: object) -> bool:
+    """Read an argument that is True or False, or what a template renders as that.
+
+    :param name: The argument.
+    :param value: A bool, or the text "True" or "False" in any case.
+    :return: The bool.
+    :raises SplashifyConfigurationError: If it is anything else: nobody should have to guess.
+    """
+    words = {"true": True, "false": False}
+    flag = words.get(value.strip().casefold()) if isinstance(value, str) else value
+    if not isinstance(flag, bool):
+        raise SplashifyConfigurationError(f"{name} must be True or False, not {redact(repr(value))}.")
+    return flag
+
+
+def map_index_of(context: Mapping[str, Any]) -> int:
+    """Return which of a mapped task's instances this is, counted from 0.
+
+    :param context: Airflow's task context.
+    :return: The index; -1 if the task is not mapped.
+    """
+    return int(getattr(context.get("ti"), "map_index", -1))
 
 
 def due_at(context: Mapping[str, Any]) -> datetime:

@@ -3,35 +3,40 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import AirflowSkipException
 
+from splashify_provider.bulk.assignment import label_of
 from splashify_provider.bulk.checkpoint import Checkpoint, retry_later
 from splashify_provider.bulk.preflight import CheckedRows, check_limits, check_rows
 from splashify_provider.bulk.progress import Progress
 from splashify_provider.bulk.report import Report
 from splashify_provider.bulk.sources import is_path, is_read_from, rows_of
-from splashify_provider.exceptions import SplashifyConfigurationError
-from splashify_provider.operators.base import SplashifyOperator, skip_if_too_old
+from splashify_provider.exceptions import SplashifyConfigurationError, SplashifyError
+from splashify_provider.operators.base import SplashifyOperator, map_index_of, skip_if_too_old
 from splashify_provider.redaction import plural, redact
 from splashify_provider.retry_policy import DEFAULT_RETRY_POLICY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
     from datetime import timedelta
 
-    from splashify_provider.bulk.assignment import Assignment
+    from splashify_provider.bulk.assignment import Assignment, AssignmentOutcome
     from splashify_provider.exceptions import Outcome
 
 
 class SplashifyBulkAssignOperator(SplashifyOperator):
     """Hand many customers' open conversations to their agents, in one task, as fast as the key allows.
 
-    Everything is checked before anything is sent. Then each assignment has an outcome of its own: ``assigned``,
+    Everything is checked before anything is sent. Then each row has an outcome of its own: ``assigned``, ``released``,
     ``conversation_not_found``, ``agent_not_found``, ``agent_inactive``, ``rejected``, ``invalid``, ``failed`` (a
     transient error) or ``not_attempted`` (the batch was stopped: the key is refused, or Splashify is down).
+
+    Each agent's first request goes alone. Who is refused (not found, inactive) is not asked again in the batch: their
+    other conversations go to the next in line, or fail with that cause, without a request.
 
     A retry, or clearing the task after it failed, sends only what is not done yet (Airflow 3.3 and later; before, it
     sends everything again). Clearing a task that succeeded sends everything again, as does a new API key. Repeating is
@@ -39,15 +44,31 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
     store belongs to the operator, which clears it when a batch is complete; a batch ends, to be retried, where the
     store can't be read when it begins, or can't be written before 200 assignments would have to be repeated.
 
-    XCom gets ``total``, ``counts`` by outcome, ``done_before`` (by an earlier try), ``duplicates``, ``not_done`` (the
-    positions, from 1, of the rows whose conversations are not with their agents, as ``[first, last]`` of each run of
-    them; all other rows are assigned), ``refused_agents`` (how often, by agent and outcome) and the first 100
-    ``failures`` with masked numbers; also when the task fails because rows are not done.
+    XCom gets a summary without whole phone numbers, also while the batch runs (at least every 200 assignments) and when
+    the task fails once its rows are read. Positions count from 1, releases behind assignments, and are given as
+    ``[first, last]`` of each run of them:
 
-    :param assignments: A list of mappings with ``user_phone_number`` and ``agent_email`` (what else they have is
-        ignored), another task's result, the same as JSON text, or the path of a file: JSON Lines, or CSV with a header,
-        on anything ``ObjectStoragePath`` understands. At most a million. A number that comes twice with one agent is
-        sent once; with two agents, the task fails before anything is sent. (templated)
+    * ``total``: how many rows there are; ``duplicates``: how many say what an earlier one says;
+    * ``counts``: by outcome, of this try; ``done_before``: by outcome, what earlier tries have done;
+    * ``undone``: how many rows are not as they should be, duplicates aside. Invalid ones count unless
+      ``on_invalid="skip"``, and customers without a conversation unless ``on_conversation_not_found="skip"``;
+    * ``not_done``: positions whose conversations are not with one of their agents (or not released), for whatever
+      reason; all others are;
+    * ``elsewhere``: by agent, positions whose conversations are with them as the next in line;
+    * ``refused_agents``: by agent whom Splashify refused in this try, ``cause`` (``agent_inactive`` or
+      ``agent_not_found``), ``elsewhere`` and ``failed``: how many conversations the next in line have got, and how
+      many nobody;
+    * ``failures``: the first 100, with masked numbers; ``seconds``: how long it took;
+    * ``plan_id``, as it was given, and ``map_index`` if the task is mapped.
+
+    :param assignments: A list of mappings with ``user_phone_number``, ``agent_email`` and, if wanted,
+        ``fallback_agents``: who is next in line, at most ten addresses, as a list or as text with commas between them
+        (what else they have is ignored), another task's result, the same as JSON text, or the path of a file: JSON
+        Lines, or CSV with a header, on anything ``ObjectStoragePath`` understands. At most a million. A number that
+        comes twice with one agent is sent once; with two agents, the task fails before anything is sent. (templated)
+    :param releases: Conversations to take away from their agents, back to the unassigned: phone numbers, or mappings
+        with ``user_phone_number``, as a list or as JSON text. (templated)
+    :param plan_id: Comes back in the summary, to tell whose result it is. (templated)
     :param splashify_conn_id: The Airflow connection. (templated)
     :param report_path: Where to add one JSON line for every row as it goes: ``position`` (from 1),
         ``user_phone_number``, ``agent_email``, ``outcome`` (or ``duplicate``, or ``done_before`` by an earlier try),
@@ -55,9 +76,12 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
         position's last line counts. Anything ``ObjectStoragePath`` understands; give each run (and each map index) its
         own, as in ``/reports/{{ run_id }}.jsonl``, since nothing that is there is ever replaced. (templated)
     :param report_phone_numbers: ``"masked"`` to the last four digits, or ``"full"``.
+    :param on_agent_refused: ``"next"``: where Splashify refuses an agent, the next in line gets the conversation.
+        ``"fail"``: it fails, and ``fallback_agents`` are ignored.
     :param on_conversation_not_found: ``"fail"``, or ``"skip"`` where customers without an open conversation
         are normal.
-    :param on_invalid: ``"fail"`` before anything is sent if any row is invalid, or ``"skip"`` to go on without those.
+    :param on_invalid: ``"fail"`` before anything is sent if any row is invalid, ``"skip"`` to go on without those, or
+        ``"continue"`` to go on without them and fail at the end.
     :param fail_on_partial_error: Whether the task fails if some assignments could not be made. If False, it fails
         only if none could, or if the batch was stopped.
     :param max_in_flight: How many requests may be waiting for their answer at once, 1 to 64. With 1, a task that is
@@ -67,26 +91,36 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
         the address is wrong. 400s that concern a single row (no such agent, no conversation) don't count.
     :param max_run_age: Skip if the run was due longer ago than this when a try begins, or fail if an earlier try has
         sent a part; see :class:`SplashifyAssignOperator`.
-    :param dry_run: Check everything and log it, send nothing.
+    :param dry_run: Check everything and log it, send nothing. A bool, or the text "True" or "False". (templated)
     :param retry_policy: Airflow 3.3 and later; waits as long as Splashify asks, unless given.
     """
 
-    template_fields: Sequence[str] = ("assignments", "splashify_conn_id", "report_path")
+    template_fields: Sequence[str] = (
+        "assignments",
+        "releases",
+        "plan_id",
+        "splashify_conn_id",
+        "report_path",
+        "is_dry_run",
+    )
 
     def __init__(
         self,
         *,
-        assignments: Iterable[Mapping[str, Any]] | str,
+        assignments: Iterable[Mapping[str, Any]] | str = (),
+        releases: Iterable[str | Mapping[str, Any]] | str = (),
+        plan_id: str = "",
         splashify_conn_id: str = "splashify_default",
         report_path: str | None = None,
         report_phone_numbers: Literal["masked", "full"] = "masked",
+        on_agent_refused: Literal["next", "fail"] = "next",
         on_conversation_not_found: Literal["fail", "skip"] = "fail",
-        on_invalid: Literal["fail", "skip"] = "fail",
+        on_invalid: Literal["fail", "skip", "continue"] = "fail",
         fail_on_partial_error: bool = True,
         max_in_flight: int = 8,
         max_consecutive_failures: int = 10,
         max_run_age: timedelta | None = None,
-        dry_run: bool = False,
+        dry_run: bool | str = False,
         retry_policy: Any = DEFAULT_RETRY_POLICY,
         **kwargs: Any,
     ) -> None:
@@ -99,14 +133,18 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
             **kwargs,
         )
         self.assignments = assignments
+        self.releases = releases
+        self.plan_id = plan_id
         self.report_path = report_path
         self.report_phone_numbers = report_phone_numbers
+        self.on_agent_refused = on_agent_refused
         self.on_invalid = on_invalid
         self.fail_on_partial_error = fail_on_partial_error
         self.max_in_flight = max_in_flight
         self.max_consecutive_failures = max_consecutive_failures
 
     _is_killed = False
+    _has_failed_to_push = False
     _parent: int | None = None
 
     def on_kill(self) -> None:
@@ -119,7 +157,8 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
         :raises SplashifyConfigurationError: Naming the argument.
         """
         super().check_arguments()
-        self.check_choice("on_invalid", "fail", "skip")
+        self.check_choice("on_agent_refused", "next", "fail")
+        self.check_choice("on_invalid", "fail", "skip", "continue")
         self.check_choice("report_phone_numbers", "masked", "full")
         if not isinstance(self.fail_on_partial_error, bool):
             raise SplashifyConfigurationError(
@@ -151,28 +190,70 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
         :raises AirflowException: If the task is told to stop, or can't keep its checkpoint or report.
         """
         self._parent = os.getppid()
+        self._label(context)
         with self.airflow_errors():
             self.check_arguments()
             checkpoint = self._checkpoint(context)
             self._skip_if_too_old(context, checkpoint)
-            checked = check_rows(self.hook.client, rows_of(self.assignments), self._stop_if_told)
-            checked.refuse_bad_rows(self.log, skip_invalid=self.on_invalid == "skip")
-            progress = Progress(checked, self.hook.client.limiter, self.log)
-            to_send, done_before = self._sort(checked, checkpoint, progress)
-            self._log_counts(checked, len(to_send), len(done_before))
-            if self.is_dry_run:
-                return progress.summary()
-            checkpoint.begin(to_send)
-            report = Report(self.report_path, self.report_phone_numbers) if self.report_path else None
+            checked = check_rows(
+                self.hook.client,
+                rows_of(self.assignments),
+                self._stop_if_told,
+                releases=rows_of(self.releases, "releases", ("user_phone_number",)),
+                with_fallbacks=self.on_agent_refused == "next",
+            )
+            progress = Progress(checked, self.hook.client.limiter, self.log, counts_invalid=self.on_invalid != "skip")
             try:
-                if report:
-                    report.write_unsent(checked, done_before)
-                self._send(to_send, checkpoint, progress, report)
-            finally:
-                checkpoint.save()
-                unwritten = report.close() if report else None
-                progress.log_table()
-            return self._end(context, checkpoint, progress, unwritten)
+                self._carry_out(context, checked, checkpoint, progress)
+            except BaseException:  # what a task that fails returns would be lost
+                self._push(context, progress)
+                raise
+            return self._summary(context, progress)
+
+    def _carry_out(
+        self, context: Mapping[str, Any], checked: CheckedRows, checkpoint: Checkpoint, progress: Progress
+    ) -> None:
+        to_send, done_before = self._sort(checked, checkpoint, progress)
+        checked.refuse_bad_rows(self.log, self.on_invalid)
+        self._log_counts(checked, len(to_send), len(done_before))
+        if self.is_dry_run:
+            self._end(progress, "sends nothing either.")
+            return
+        checkpoint.begin(to_send)
+        report = Report(self.report_path, self.report_phone_numbers) if self.report_path else None
+        unwritten = None
+        try:
+            if report:
+                report.write_unsent(checked, done_before)
+            self._push(context, progress)  # what an earlier try pushed is gone
+            self._send(context, to_send, checkpoint, progress, report)
+        finally:
+            checkpoint.save()
+            unwritten = report.close() if report else None
+            progress.log_table()
+        if unwritten:
+            self.log.error("The report %s could not be written (%s).", self.report_path, redact(unwritten))
+        next_try = (
+            "sends only what is not done." if checkpoint.is_kept else "sends everything again, which is harmless."
+        )
+        self._end(progress, next_try + (f" Every row's outcome: {self.report_path}" if self.report_path else ""))
+        if unwritten:
+            raise retry_later(
+                f"The batch is complete, but the report {self.report_path} could not be written ({redact(unwritten)}).",
+                "A retry writes it.",
+            )
+        checkpoint.clear()
+
+    def _label(self, context: Mapping[str, Any]) -> None:
+        """Label a mapped task by what it is to do, as far as that is known before a file is read."""
+        if map_index_of(context) < 0:
+            return
+        try:
+            moves, releases = rows_of(self.assignments), rows_of(self.releases, "releases", ("user_phone_number",))
+        except SplashifyError:  # which fails the task later
+            return
+        if isinstance(moves, Sequence) and isinstance(releases, Sequence):
+            self.label_mapped_task(context, label_of(moves, releases))
 
     def _checkpoint(self, context: Mapping[str, Any]) -> Checkpoint:
         client = self.hook.client
@@ -193,21 +274,22 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
 
     def _sort(
         self, checked: CheckedRows, checkpoint: Checkpoint, progress: Progress
-    ) -> tuple[list[Assignment], list[Assignment]]:
+    ) -> tuple[list[Assignment], list[AssignmentOutcome]]:
         """Return what is to be sent, and what an earlier try has done."""
         to_send, done_before = [], []
         for item in checked.assignments.values():
-            outcome = checkpoint.outcome_of(item)
-            if outcome and outcome in self._outcomes_that_are_done:
-                progress.add_done_before(item, outcome)
-                done_before.append(item)
+            outcome = checkpoint.done_before(item)
+            if outcome and outcome.outcome in self._outcomes_that_are_done:
+                progress.add_done_before(outcome)
+                done_before.append(outcome)
             else:
                 to_send.append(item)
         return to_send, done_before
 
     @property
     def _outcomes_that_are_done(self) -> tuple[Outcome, ...]:
-        return ("assigned", "conversation_not_found") if self.on_conversation_not_found == "skip" else ("assigned",)
+        skipped: tuple[Outcome, ...] = ("conversation_not_found",) if self.on_conversation_not_found == "skip" else ()
+        return ("assigned", "released", *skipped)
 
     def _log_counts(self, checked: CheckedRows, to_send: int, done_before: int) -> None:
         counts = f"{plural(checked.total, 'row')}: {to_send:,} to send, {done_before:,} done by an earlier try"
@@ -219,13 +301,19 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
             self.log.warning("There is nothing to assign: the list is empty.")
 
     def _send(
-        self, to_send: list[Assignment], checkpoint: Checkpoint, progress: Progress, report: Report | None
+        self,
+        context: Mapping[str, Any],
+        to_send: list[Assignment],
+        checkpoint: Checkpoint,
+        progress: Progress,
+        report: Report | None,
     ) -> None:
         from splashify_provider.bulk.sender import assign_many  # not earlier: parsing a DAG loads no HTTP library
 
         def tick() -> None:
             self._stop_if_told()
-            checkpoint.save_if_due()
+            if checkpoint.save_if_due():
+                self._push(context, progress)
             progress.log_if_due()
 
         done = self._outcomes_that_are_done
@@ -252,36 +340,29 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
         if os.getppid() != self._parent:  # its worker was killed, and another one may have begun the next try
             raise retry_later("The process that started this task is gone, so the batch ends here.", remedy)
 
-    def _end(
-        self, context: Mapping[str, Any], checkpoint: Checkpoint, progress: Progress, unwritten: Exception | None
-    ) -> dict[str, Any]:
-        """Fail, or forget what was done and return the summary."""
-        if unwritten:
-            self.log.error("The report %s could not be written (%s).", self.report_path, redact(unwritten))
-        next_try = (
-            "sends only what is not done." if checkpoint.is_kept else "sends everything again, which is harmless."
-        )
-        error = progress.error(next_try + (f" Every row's outcome: {self.report_path}" if self.report_path else ""))
-        if error and progress.done and not progress.stopped_by and not self.fail_on_partial_error:
-            self.log.warning("%s", error.reason)
-            self.log.warning("The task succeeds all the same, since fail_on_partial_error is False.")
-        elif error:
-            self._push(context, progress.summary())
+    def _end(self, progress: Progress, next_try: str) -> None:
+        """Fail if something is not done, unless a part is enough."""
+        error = progress.error(next_try)
+        if error is None:
+            return
+        if progress.stopped_by or not progress.done or self.fail_on_partial_error:
             raise error
-        if unwritten:
-            raise retry_later(
-                f"The batch is complete, but the report {self.report_path} could not be written ({redact(unwritten)}).",
-                "A retry writes it.",
-            )
-        checkpoint.clear()
-        return progress.summary()
+        self.log.warning("%s", error.reason)
+        self.log.warning("The task succeeds all the same, since fail_on_partial_error is False.")
 
-    def _push(self, context: Mapping[str, Any], summary: dict[str, Any]) -> None:
-        """Push the summary of a task that fails to XCom: what it returns would be lost."""
+    def _summary(self, context: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+        summary = {**progress.summary(), "plan_id": self.plan_id}
+        map_index = map_index_of(context)
+        return {**summary, "map_index": map_index} if map_index >= 0 else summary
+
+    def _push(self, context: Mapping[str, Any], progress: Progress) -> None:
+        """Push what is known to XCom, as it would be returned: a worker that is killed returns nothing."""
         ti = context.get("ti")
         if ti is None or not self.do_xcom_push:
             return
         try:
-            ti.xcom_push(key="return_value", value=summary)
+            ti.xcom_push(key="return_value", value=self._summary(context, progress))
         except Exception as error:  # must not hide why the task fails
-            self.log.warning("The summary could not be pushed to XCom (%s).", redact(error))
+            if not self._has_failed_to_push:
+                self.log.warning("The summary could not be pushed to XCom (%s).", redact(error))
+            self._has_failed_to_push = True

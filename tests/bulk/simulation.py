@@ -28,19 +28,21 @@ def client(send_assignment=lambda *_: "assigned", *, max_attempts=3, per_minute=
 class Simulation:
     """A batch, a limiter, and a Splashify that answers after a while.
 
-    ``answer`` is called with an assignment when its request arrives; what it returns or raises is the answer.
+    ``answer`` is called with an assignment and its agent when its request arrives; what it returns or raises is the
+    answer.
     """
 
     def __init__(self, answer, *, latency=0.1, per_minute=100_000, **limits):
         self._answer, self._latency, self._per_minute, self._limits = answer, latency, per_minute, limits
         self.now, self.sent, self.most_in_flight, self.ticks = 1000.0, [], 0, []
+        self.asked, self.on_tick = [], self.ticks.append
         self.limiter = RateLimiter(Budget("simulated", per_minute, per_minute), lambda: self.now)
         self._arriving, self._order = [], itertools.count()
 
     def run(self, rows):
         limits = {"max_attempts": 3, "max_in_flight": 8, "max_consecutive_failures": 10, **self._limits}
         decisions = Decisions(self.limiter, clock=lambda: self.now, **limits)
-        return list(send(iter(rows), decisions, self, lambda: self.ticks.append(self.now)))
+        return list(send(iter(rows), decisions, self, lambda: self.on_tick(self.now)))
 
     @property
     def sent_at(self):
@@ -49,8 +51,9 @@ class Simulation:
     # What Exchanges does with threads.
     def start(self, job):
         self.sent.append((self.now, job.item.position))
+        self.asked.append((self.now, job.agent))
         try:
-            answer = self._answer(job.item)
+            answer = self._answer(job.item, job.agent)
         except Exception as error:
             answer = error
         heapq.heappush(self._arriving, (self.now + self._latency, next(self._order), job, answer))
@@ -80,7 +83,7 @@ class Key:
         self._limit, self._others, self._retry_after = limit, others, retry_after
         self.simulation, self.accepted, self.refused = None, [], 0
 
-    def __call__(self, _):
+    def __call__(self, *_):
         now = self.simulation.now
         self.accepted = [moment for moment in self.accepted if moment > now - 60]
         if len(self.accepted) + self._others(now) >= self._limit:

@@ -58,11 +58,11 @@ def test_whole_numbers_are_written_by_choice(path):
 
 def test_what_is_not_sent_has_a_line_as_well(path):
     first, again, bad, done = assignments(1, 1, 3, 4)
-    report = Report(str(path), "masked")
-    report.write_unsent(CheckedRows(duplicates=[(again, first)], invalid=[bad.ended("invalid", "too short")]), [done])
+    report, before = Report(str(path), "masked"), [done.ended("assigned", "Done by an earlier try.")]
+    report.write_unsent(CheckedRows(duplicates=[(again, first)], invalid=[bad.ended("invalid", "too short")]), before)
     report.close()
     assert outcomes(path) == [(3, "invalid"), (2, "duplicate"), (4, "done_before")]
-    assert lines(path)[1]["message"] == "Row 1 gives the same number to the same agent."
+    assert lines(path)[1]["message"] == "Row 1 says the same of this number."
 
 
 def test_it_is_there_while_the_batch_runs(path):

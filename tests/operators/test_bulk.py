@@ -145,7 +145,10 @@ class TestChecking:
             {"report_path": " "},
             {"max_consecutive_failures": "3"},
             {"max_run_age": 8},
-            {"dry_run": "False"},
+            {"dry_run": "no"},
+            {"on_agent_refused": "skip"},
+            {"releases": "None"},
+            {"releases": 7},
         ],
     )
     def test_a_wrong_argument_is_named_before_anything_is_sent(self, workspace, wrong):
@@ -324,5 +327,5 @@ def test_a_dag_may_use_it_classic_mapped_and_with_taskflow_inputs():
 
 def test_every_template_field_is_documented_as_one():
     for field in SplashifyBulkAssignOperator.template_fields:
-        line = SplashifyBulkAssignOperator.__doc__.split(f":param {field}:")[1].split(":param ")[0]
+        line = SplashifyBulkAssignOperator.__doc__.split(f":param {field.removeprefix('is_')}:")[1].split(":param ")[0]
         assert "(templated)" in line, field

@@ -98,6 +98,6 @@ class TestReport:
         ):
             run(rows(*range(20)), context, report_path=str(path))
         assert not isinstance(raised.value, AirflowFailException)
-        assert run(rows(*range(20)), context, report_path=str(path))["done_before"] == 20
+        assert run(rows(*range(20)), context, report_path=str(path))["done_before"] == {"assigned": 20}
         assert len(posted) == 20
         assert [line["outcome"] for line in read(path)] == ["done_before"] * 20

@@ -36,7 +36,7 @@ class TestResuming:
         assert len(posted) == 58
         sandbox.workspace.scenarios.clear()
         summary = again(rows(*range(60)))
-        assert summary["done_before"] == 58
+        assert summary["done_before"] == {"assigned": 58}
         assert summary["counts"] == {"assigned": 2}
         assert summary["not_done"] == []
         assert sorted(posted[58:]) == [(number(30), ADA), (number(31), ADA)]
@@ -44,23 +44,23 @@ class TestResuming:
     def test_a_batch_that_is_complete_forgets_so_clearing_it_sends_everything_again(self, workspace, context):
         _, _, posted = workspace()
         for _ in range(2):
-            assert run(rows(*range(20)), context)["done_before"] == 0
+            assert run(rows(*range(20)), context)["done_before"] == {}
         assert len(posted) == 40
         assert context["task_state_store"] == {}
 
     def test_so_does_a_partial_success(self, workspace, again):
         _, _, posted = workspace()
         for _ in range(2):
-            assert again([*rows(1, 2), *BAD], fail_on_partial_error=False)["done_before"] == 0
+            assert again([*rows(1, 2), *BAD], fail_on_partial_error=False)["done_before"] == {}
         assert len(posted) == 6
 
     def test_clearing_a_failure_whose_bad_row_was_removed_sends_nothing_again(self, workspace, again):
         _, _, posted = workspace()
         with pytest.raises(AirflowFailException):
             again([*rows(1, 2), *BAD])
-        assert again(rows(1, 2))["done_before"] == 2
+        assert again(rows(1, 2))["done_before"] == {"assigned": 2}
         assert len(posted) == 3  # the bad one among them
-        assert again(rows(1, 2))["done_before"] == 0
+        assert again(rows(1, 2))["done_before"] == {}
 
     def test_it_goes_by_number_and_agent_never_by_position(self, workspace, again):
         _, sandbox, posted = workspace(team(n5="server_error"))
@@ -68,7 +68,7 @@ class TestResuming:
             again(rows(*range(10)))
         sandbox.workspace.scenarios.clear()
         posted.clear()
-        assert again([*rows(9, 8), *rows(2, agent=BEN), *rows(20, 5, 1)])["done_before"] == 3
+        assert again([*rows(9, 8), *rows(2, agent=BEN), *rows(20, 5, 1)])["done_before"] == {"assigned": 3}
         assert sorted(posted) == [(number(2), BEN), (number(5), ADA), (number(20), ADA)]
 
     def test_a_new_key_sends_everything_again(self, workspace, context, connect):
@@ -79,7 +79,7 @@ class TestResuming:
         before = len(posted)
         assert 20 <= before <= 30
         connect(sandbox.base_url, password="sk_live_new", extra={"requests_per_minute": 100_000})
-        assert run(rows(*range(50)), context)["done_before"] == 0
+        assert run(rows(*range(50)), context)["done_before"] == {}
         assert len(posted) == before + 50
 
     def test_an_older_airflow_sends_everything_again_and_says_so(self, workspace, old_airflow):
@@ -87,7 +87,7 @@ class TestResuming:
         with pytest.raises(ServerError, match="sends everything again, which is harmless"):
             run(rows(*range(60)), old_airflow)
         sandbox.workspace.scenarios.clear()
-        assert run(rows(*range(60)), old_airflow)["done_before"] == 0
+        assert run(rows(*range(60)), old_airflow)["done_before"] == {}
         assert len(posted) == 59 + 60
 
     def test_the_store_holds_no_number(self, workspace, context):
@@ -120,7 +120,7 @@ class TestChangingOnesMind:
             with pytest.raises(AirflowFailException, match="1 of 3"):
                 again([*rows(1, agent=agent), *rows(2), *BAD])
         summary = again([*rows(1, agent=ADA), *rows(2)])
-        assert summary["done_before"] == 1
+        assert summary["done_before"] == {"assigned": 1}
         assert {sandbox.workspace.conversations[number(index)].agent_email for index in (1, 2)} == {ADA}
 
     def test_a_request_that_failed_may_have_arrived_so_its_number_is_not_done_any_more(self, workspace, again):
@@ -132,7 +132,7 @@ class TestChangingOnesMind:
             again([*rows(1, agent=BEN), *rows(2)])
         sandbox.workspace.scenarios.clear()
         posted.clear()
-        assert again(rows(1, 2))["done_before"] == 1
+        assert again(rows(1, 2))["done_before"] == {"assigned": 1}
         assert posted == [(number(1), ADA)]
 
     def test_a_worker_killed_right_after_sending_has_forgotten_what_it_changed(self, workspace, context):
@@ -151,7 +151,7 @@ class TestChangingOnesMind:
         sandbox.workspace.assign = assign
         assert sandbox.workspace.conversations[number(1)].agent_email == BEN
         posted.clear()
-        assert run(rows(1, 2), context)["done_before"] == 1
+        assert run(rows(1, 2), context)["done_before"] == {"assigned": 1}
         assert posted == [(number(1), ADA)]
 
     def test_customers_without_a_conversation_are_done_only_where_they_are_skipped(self, workspace, again):
@@ -166,7 +166,8 @@ class TestChangingOnesMind:
         with pytest.raises(AirflowFailException):
             again([*rows(9, 1), *BAD], on_conversation_not_found="skip")
         summary = again(rows(9, 1), on_conversation_not_found="skip")
-        assert (summary["done_before"], summary["not_done"]) == (2, [[1, 1]])
+        assert summary["done_before"] == {"assigned": 1, "conversation_not_found": 1}
+        assert summary["not_done"] == [[1, 1]]
 
     def test_a_retry_that_is_too_old_fails_where_an_earlier_try_has_sent_a_part(self, workspace, again):
         workspace()
@@ -183,7 +184,7 @@ class TestChangingOnesMind:
         workspace()
         with pytest.raises(AirflowFailException):
             again([*rows(1), *BAD])
-        assert again([*rows(1), *BAD], fail_on_partial_error=False)["done_before"] == 1
+        assert again([*rows(1), *BAD], fail_on_partial_error=False)["done_before"] == {"assigned": 1}
 
 
 class TestStoresThatFail:
@@ -203,7 +204,7 @@ class TestStoresThatFail:
         assert not isinstance(raised.value, AirflowFailException)
         assert posted == []
         store.broken.clear()
-        assert run(rows(1, 2), context)["done_before"] == 2
+        assert run(rows(1, 2), context)["done_before"] == {"assigned": 2}
         assert sandbox.workspace.conversations[number(1)].agent_email == ADA
 
     def test_one_that_goes_down_later_ends_the_batch_within_what_may_be_repeated(self, workspace):
@@ -225,7 +226,7 @@ class TestStoresThatFail:
         assert 350 <= sent < 1000
         store.broken.clear()
         summary = run(rows(*range(1000)), context)
-        assert sent - 200 <= summary["done_before"] <= sent
+        assert sent - 200 <= summary["done_before"]["assigned"] <= sent
         assert len(posted) - 1000 <= 200
 
     def test_a_checkpoint_that_stays_fails_the_task_and_a_retry_only_removes_it(self, workspace):
@@ -239,7 +240,7 @@ class TestStoresThatFail:
             run(rows(1, 2), context)
         assert not isinstance(raised.value, AirflowFailException)
         store.broken.clear()
-        assert run(rows(1, 2), context)["done_before"] == 2
+        assert run(rows(1, 2), context)["done_before"] == {"assigned": 2}
         assert len(posted) == 2
         assert store == {}
-        assert run(rows(1, 2), context)["done_before"] == 0
+        assert run(rows(1, 2), context)["done_before"] == {}

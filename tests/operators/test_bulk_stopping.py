@@ -82,7 +82,7 @@ class TestBeingStopped:
         assert "assigned                        30" in log.text
         assert len(read(tmp_path / "r.jsonl")) == 30
         summary = run(rows(*range(30)), context)
-        assert (summary["done_before"], len(posted)) == (30, 30)
+        assert (summary["done_before"], len(posted)) == ({"assigned": 30}, 30)
 
     def test_a_stop_is_noticed_while_rows_are_read(self, workspace):
         _, sandbox, _ = workspace()
