@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowSkipException
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 class PlanApprovalOperator(ApprovalOperator):
@@ -21,7 +18,7 @@ class PlanApprovalOperator(ApprovalOperator):
         super().__init__(**kwargs)
         self.plan_task_id = plan_task_id
 
-    def execute(self, context: Mapping[str, Any]) -> None:
+    def execute(self, context: Any) -> None:
         """Ask.
 
         :param context: Airflow's task context.

@@ -73,23 +73,9 @@ class SplashifyOperator(BaseOperator):
 
         :raises SplashifyConfigurationError: Naming the argument.
         """
-        self.check_choice("on_conversation_not_found", "fail", "skip")
-        if self.max_run_age is not None and not isinstance(self.max_run_age, timedelta):
-            raise SplashifyConfigurationError(
-                f"max_run_age must be a timedelta, such as timedelta(hours=8), not {redact(repr(self.max_run_age))}."
-            )
+        check_choice("on_conversation_not_found", self.on_conversation_not_found, "fail", "skip")
+        check_max_run_age(self.max_run_age)
         self.is_dry_run = parse_flag("dry_run", self.is_dry_run)
-
-    def check_choice(self, name: str, *choices: str) -> None:
-        """Check an argument that is one of a few words.
-
-        :param name: The argument.
-        :param choices: The words.
-        :raises SplashifyConfigurationError: If it is none of them.
-        """
-        if getattr(self, name) not in choices:
-            allowed = " or ".join(repr(choice) for choice in choices)
-            raise SplashifyConfigurationError(f"{name} must be {allowed}, not {redact(repr(getattr(self, name)))}.")
 
     def label_mapped_task(self, context: Mapping[str, Any], text: str) -> None:
         """Label a mapped task in Airflow's UI, unless its author has done so.
@@ -167,6 +153,31 @@ def map_index_of(context: Mapping[str, Any]) -> int:
     :return: The index; -1 if the task is not mapped.
     """
     return int(getattr(context.get("ti"), "map_index", -1))
+
+
+def check_choice(name: str, value: object, *choices: str) -> None:
+    """Check an argument that is one of a few words.
+
+    :param name: The argument.
+    :param value: Its value.
+    :param choices: The words.
+    :raises SplashifyConfigurationError: If it is none of them.
+    """
+    if value not in choices:
+        allowed = " or ".join(repr(choice) for choice in choices)
+        raise SplashifyConfigurationError(f"{name} must be {allowed}, not {redact(repr(value))}.")
+
+
+def check_max_run_age(value: object) -> None:
+    """Check the argument of that name.
+
+    :param value: Its value.
+    :raises SplashifyConfigurationError: If it is no timedelta.
+    """
+    if value is not None and not isinstance(value, timedelta):
+        raise SplashifyConfigurationError(
+            f"max_run_age must be a timedelta, such as timedelta(hours=8), not {redact(repr(value))}."
+        )
 
 
 def due_at(context: Mapping[str, Any]) -> datetime:

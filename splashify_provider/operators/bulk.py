@@ -16,7 +16,7 @@ from splashify_provider.bulk.progress import Progress
 from splashify_provider.bulk.report import Report
 from splashify_provider.bulk.sources import is_path, is_read_from, rows_of
 from splashify_provider.exceptions import SplashifyConfigurationError, SplashifyError
-from splashify_provider.operators.base import SplashifyOperator, map_index_of, skip_if_too_old
+from splashify_provider.operators.base import SplashifyOperator, check_choice, map_index_of, skip_if_too_old
 from splashify_provider.redaction import plural, redact
 from splashify_provider.retry_policy import DEFAULT_RETRY_POLICY
 
@@ -157,9 +157,9 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
         :raises SplashifyConfigurationError: Naming the argument.
         """
         super().check_arguments()
-        self.check_choice("on_agent_refused", "next", "fail")
-        self.check_choice("on_invalid", "fail", "skip", "continue")
-        self.check_choice("report_phone_numbers", "masked", "full")
+        check_choice("on_agent_refused", self.on_agent_refused, "next", "fail")
+        check_choice("on_invalid", self.on_invalid, "fail", "skip", "continue")
+        check_choice("report_phone_numbers", self.report_phone_numbers, "masked", "full")
         if not isinstance(self.fail_on_partial_error, bool):
             raise SplashifyConfigurationError(
                 f"fail_on_partial_error must be True or False, not {redact(repr(self.fail_on_partial_error))}."

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     WriteBack = Callable[[list[dict[str, Any]]], object]
 
 _MOST_SHOWN = 10
+_REMEDIES = {
+    "agent_inactive": "Enable {} in Splashify under Settings → Team, or take them off the roster.",
+    "agent_not_found": "Add {} in Splashify under Settings → Team, or correct the address on the roster.",
+}
 _NOTHING_RAN = ("skipped", "removed", None)
 
 
@@ -211,7 +215,7 @@ class SplashifyHandoverSummaryOperator(BaseOperator):
         for line in summary.lines:
             self.log.info("%s", line)
         for line in summary.what_to_do:
-            self.log.error("%s", line)
+            self.log.warning("%s", line)
         if summary.failure:
             raise AirflowFailException("\n".join([summary.failure, *summary.what_to_do]))
         return summary.counts
@@ -288,21 +292,25 @@ class Summary:
                 f"{refused['elsewhere']:,} went to the next in line, {refused['failed']:,} failed."
             )
         if lost := self._handover.lost:
-            yield f"{plural(lost, 'move')} of tasks that ended without a result (a killed worker, say)."
+            yield f"Without a result: {plural(lost, 'move')} (their tasks' logs say why; a killed worker leaves none)."
         for failure, count in list(self._kinds().values())[:_MOST_SHOWN]:
             reason = failure["message"].partition("\n")[0]
             yield f"Failed, {count:,} like this: {failure['user_phone_number']} → {failure['agent_email']}: {reason}"
 
     @property
     def what_to_do(self) -> list[str]:
-        """What to do next, if anything failed."""
-        if not self.failure:
-            return []
-        remedies = [failure["message"].partition("\n")[2] for failure, _ in self._kinds().values()]
-        return [
-            *[remedy for remedy in dict.fromkeys(remedies) if remedy][:_MOST_SHOWN],
-            "Then clear the failed tasks of this run (Clear, Only Failed): what is done is not sent again.",
-        ]
+        """What to do next, if there is anything."""
+        remedies = []
+        for cause, remedy in _REMEDIES.items():
+            if agents := [redact(agent) for agent, why in self._refused if why == cause]:
+                more = f" and {len(agents) - _MOST_SHOWN:,} more" if len(agents) > _MOST_SHOWN else ""
+                remedies.append(remedy.format(", ".join(agents[:_MOST_SHOWN]) + more))
+        if self.failure:
+            others = (failure["message"].partition("\n")[2] for failure, _ in self._kinds().values())
+            remedies += [remedy for remedy in dict.fromkeys(others) if remedy][:_MOST_SHOWN]
+            clear = "lear the failed tasks of this run (Clear, Only Failed): what is done is not sent again."
+            remedies.append(f"Then c{clear}" if remedies else f"C{clear}")
+        return remedies
 
     def _kinds(self) -> dict[object, tuple[Mapping[str, Any], int]]:
         """Return the first failure of each kind that is not told by agent, and how many there are."""

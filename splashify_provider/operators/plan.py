@@ -91,15 +91,9 @@ class SplashifyPlanOperator(SplashifyOperator):
 
         :raises SplashifyConfigurationError: Naming the argument.
         """
-        from splashify_provider.routing.policy import RoutingPolicy
-
         super().check_arguments()
         check_map_up_to(self.map_up_to)
-        if self.policy is not None and not isinstance(self.policy, RoutingPolicy):
-            raise SplashifyConfigurationError(
-                f"policy must be a RoutingPolicy, such as RoutingPolicy(nobody_on_duty='leave'), not "
-                f"{redact(repr(self.policy))}."
-            )
+        check_policy(self.policy)
 
     def execute(self, context: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Plan.
@@ -207,6 +201,20 @@ class SplashifyPlanOperator(SplashifyOperator):
         elif status == "empty":
             self.log.info("Nothing has to change.")
         self.log.info("%s", table.partition("\n")[0])  # again, since most viewers open at the end
+
+
+def check_policy(policy: object) -> None:
+    """Check a policy.
+
+    :param policy: The argument.
+    :raises SplashifyConfigurationError: If it is none.
+    """
+    from splashify_provider.routing.policy import RoutingPolicy
+
+    if policy is not None and not isinstance(policy, RoutingPolicy):
+        raise SplashifyConfigurationError(
+            f"policy must be a RoutingPolicy, as in RoutingPolicy(nobody_on_duty='leave'), not {redact(repr(policy))}."
+        )
 
 
 def check_map_up_to(map_up_to: object) -> None:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.providers.common.compat.sdk import AirflowException, TaskGroup
 
 from splashify_provider.exceptions import SplashifyConfigurationError
+from splashify_provider.operators.base import check_choice, check_max_run_age
 from splashify_provider.operators.bulk import SplashifyBulkAssignOperator
 from splashify_provider.operators.handover import (
     HandoverTasks,
     SplashifyHandoverSummaryOperator,
     SplashifyWriteBackOperator,
 )
-from splashify_provider.operators.plan import MARKDOWN, SplashifyPlanOperator, check_map_up_to
+from splashify_provider.operators.plan import MARKDOWN, SplashifyPlanOperator, check_map_up_to, check_policy
 from splashify_provider.redaction import redact
 
 if TYPE_CHECKING:
@@ -76,6 +77,10 @@ class SplashifyHandoverTaskGroup(TaskGroup):
         **kwargs: Any,
     ) -> None:
         check_map_up_to(map_up_to)
+        check_policy(policy)
+        check_max_run_age(max_run_age)
+        check_choice("on_agent_refused", on_agent_refused, "next", "fail")
+        check_choice("on_conversation_not_found", on_conversation_not_found, "fail", "skip")
         if write_back is not None and not callable(write_back):
             raise SplashifyConfigurationError(
                 f"write_back must be a function that takes the list of moves, not {redact(repr(write_back))}."
@@ -83,9 +88,11 @@ class SplashifyHandoverTaskGroup(TaskGroup):
         super().__init__(group_id, **kwargs)
         given = {**self.dag.default_args, **self.default_args}
         # What is undone after a worker was killed, or while Splashify is down, is worth another try.
-        retries = {} if "retries" in given else {"retries": 3, "retry_delay": timedelta(minutes=1)}
+        retries: dict[str, Any] = {} if "retries" in given else {"retries": 3, "retry_delay": timedelta(minutes=1)}
         # Not where it is the operators' own default: default_args may say otherwise.
-        connection = {} if splashify_conn_id == "splashify_default" else {"splashify_conn_id": splashify_conn_id}
+        connection: dict[str, Any] = (
+            {} if splashify_conn_id == "splashify_default" else {"splashify_conn_id": splashify_conn_id}
+        )
         with self:
             self.plan = SplashifyPlanOperator(
                 task_id="plan",
@@ -113,7 +120,8 @@ class SplashifyHandoverTaskGroup(TaskGroup):
             self.approval = None if approval is None else _approval_of(self.plan.task_id, approval)
             if self.approval:
                 self.plan >> self.approval >> self.assign
-            tasks = HandoverTasks(self.plan.task_id, self.approval and self.approval.task_id, self.assign.task_id)
+            approval_id = self.approval.task_id if self.approval else None
+            tasks = HandoverTasks(self.plan.task_id, approval_id, self.assign.task_id)
             self.write_back = None
             if write_back:
                 self.write_back = SplashifyWriteBackOperator(

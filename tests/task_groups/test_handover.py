@@ -280,37 +280,48 @@ class TestWritingBack:
         assert run.is_green
         assert GONE not in desk.holds()
 
-    @pytest.mark.parametrize("size", [5, 150])
-    def test_a_killed_worker_leaves_it_red_until_all_is_written(self, support, monkeypatch, size):
-        desk = support(*[GONE] * size)
+    def test_a_killed_worker_leaves_it_red_until_all_is_written(self, support, monkeypatch, log):
+        desk = support(*[GONE] * 5)
         run = desk.run()
-        execute, kills = run.group.assign.operator_class.execute, [True]
+        operator, kills = run.group.assign.operator_class, [True]
+        execute = operator.execute
 
-        def killed(operator, context):
+        def killed_once(self, context):
             if kills and len(desk.posted) > 2:
                 kills.clear()
                 raise Killed
-            return execute(operator, context)
+            return execute(self, context)
 
-        if size == 5:
-            monkeypatch.setattr(run.group.assign.operator_class, "execute", killed)
-        else:
-            assign = desk.sandbox.workspace.assign
-
-            def assign_and_stop(phone, agent):
-                if len(desk.posted) > 120:
-                    monkeypatch.setattr(run.group.assign.operator_class, "_is_killed", True)
-                return assign(phone, agent)
-
-            desk.sandbox.workspace.assign = assign_and_stop
+        monkeypatch.setattr(operator, "execute", killed_once)
         run()
         assert {run.states["handover.write_back"], run.states["handover.summary"]} == {"failed"}
-        monkeypatch.undo() if size == 5 else monkeypatch.setattr(run.group.assign.operator_class, "_is_killed", False)
-        assert desk.holds()[GONE] >= 1  # and what was made is written already
-        desk.sandbox.workspace.assign = desk.sandbox.workspace.assign if size == 5 else assign
+        assert desk.holds()[GONE] == 1  # what was made is written already
+        assert "Without a result: 1 move" in log.text
         run.clear_failed()
         assert run.is_green
         assert GONE not in desk.holds()
+
+    def test_a_batch_that_is_stopped_has_what_it_made_written_and_sends_the_rest_when_cleared(
+        self, support, monkeypatch
+    ):
+        desk = support(*[GONE] * 150)
+        run = desk.run()
+        assign = desk.sandbox.workspace.assign
+
+        def assign_and_stop(phone, agent):
+            monkeypatch.setattr(run.group.assign.operator_class, "_is_killed", len(desk.posted) > 100)
+            return assign(phone, agent)
+
+        desk.sandbox.workspace.assign = assign_and_stop
+        run()
+        desk.sandbox.workspace.assign = assign
+        monkeypatch.setattr(run.group.assign.operator_class, "_is_killed", False)
+        assert {run.states["handover.write_back"], run.states["handover.summary"]} == {"failed"}
+        assert 100 < 150 - desk.holds()[GONE] < 150
+        run.clear_failed()
+        assert run.is_green
+        assert GONE not in desk.holds()
+        assert len(desk.posted) == 150
 
     def test_results_of_an_earlier_plan_count_for_nothing(self, support):
         desk = support(*[GONE] * 5)
@@ -457,7 +468,7 @@ class TestTheGroup:
         assert group.assign.partial_kwargs["retries"] == 7
         assert group.assign.partial_kwargs["pool"] == "splashify"
         assert group.plan.splashify_conn_id == "other"
-        assert group.assign.partial_kwargs["splashify_conn_id"] == "other"
+        assert group.assign.unmap({"assignments": []}).splashify_conn_id == "other"
         assert group.plan.do_xcom_push
 
     def test_tries_again_unless_told_otherwise(self):
