@@ -3,6 +3,7 @@ PYTHON ?= python3
 AIRFLOW ?= 3.3
 ALL_AIRFLOWS = 2.11 3.0 3.1 3.2 3.3
 
+SLOW = slow
 VENV = .venvs/$(AIRFLOW)
 UV = .venvs/uv/bin/uv
 
@@ -20,14 +21,16 @@ test: $(VENV)/ready ## Run the fast tests on Airflow 3.3 (AIRFLOW=2.11 for anoth
 	$(VENV)/bin/python -m pytest -n auto -m "not slow"
 
 test-slow: $(VENV)/ready ## Run the tests that install wheels and run whole DAGs
-	$(VENV)/bin/python -m pytest -m slow
+	$(VENV)/bin/python -m pytest -m $(SLOW)
 
 coverage: $(VENV)/ready ## Run the fast tests and list the branches that they don't reach; below 95 % it fails
 	$(VENV)/bin/python -m pytest -n auto -m "not slow" --cov
 
-test-all: ## Run the fast tests on every Airflow minor version, the slow ones on the oldest and the newest
+test-all: ## Run the fast tests and whole hand-overs on every Airflow minor version, the slow ones on the oldest and the newest
 	set -e; for version in $(ALL_AIRFLOWS); do \
 	  echo "== Airflow $$version"; $(MAKE) --no-print-directory test AIRFLOW=$$version; done
+	set -e; for version in 3.0 3.1 3.2; do \
+	  $(MAKE) --no-print-directory test-slow SLOW=every_airflow AIRFLOW=$$version; done
 	$(MAKE) --no-print-directory test-slow AIRFLOW=2.11
 	$(MAKE) --no-print-directory test-slow AIRFLOW=3.3
 
