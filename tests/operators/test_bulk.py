@@ -31,14 +31,19 @@ from tests.operators.bulk_task import read, run
 class TestSuccess:
     def test_everything_is_assigned_and_a_small_summary_returned(self, workspace, log):
         _, sandbox, _ = workspace()
-        assert run(rows(*range(300))) == {
+        summary = run(rows(*range(300)), plan_id="p1")
+        assert isinstance(summary.pop("seconds"), float)
+        assert summary == {
             "total": 300,
             "counts": {"assigned": 300},
-            "done_before": 0,
+            "done_before": {},
             "duplicates": 0,
+            "undone": 0,
             "not_done": [],
+            "elsewhere": {},
             "refused_agents": {},
             "failures": [],
+            "plan_id": "p1",
         }
         assert sum(chat.agent_email == ADA for chat in sandbox.workspace.conversations.values()) == 300
         assert "300 rows: 300 to send" in log.text
@@ -82,6 +87,32 @@ class TestChecking:
         assert [line["outcome"] for line in read(tmp_path / "r.jsonl") if line["position"] == 2] == ["invalid"]
         assert "9876543210" not in (tmp_path / "r.jsonl").read_text() + log.text
 
+    def test_the_others_may_go_first_and_the_invalid_ones_fail_the_task_at_the_end(self, workspace, context, log):
+        _, _, posted = workspace()
+        plan = [*rows(1), *rows(2, agent=""), *rows(3), "no row"]
+        with pytest.raises(AirflowFailException, match=r"^3 of 5 conversations are not done \(invalid: 3\)") as raised:
+            run(plan, context, on_invalid="continue", releases=["12"])
+        assert "Correct the invalid rows" in str(raised.value)
+        assert {phone for phone, _ in posted} == {number(1), number(3)}
+        summary = context["ti"].pushed["return_value"]
+        assert (summary["undone"], summary["not_done"]) == (3, [[2, 2], [4, 5]])
+        assert [failure["position"] for failure in summary["failures"]] == [2, 4, 5]
+        assert "e-mail for …0002 is missing" in log.text
+        posted.clear()
+        with pytest.raises(AirflowFailException, match="invalid: 3"):
+            run(plan, context, on_invalid="continue", releases=["12"])
+        assert posted == []
+
+    def test_that_is_so_where_no_other_is_left_and_in_a_dry_run(self, workspace, context):
+        _, sandbox, _ = workspace()
+        for dry_run in (False, True):
+            with pytest.raises(AirflowFailException, match=r"2 of 2 conversations are not done \(invalid: 2\)"):
+                run(rows(1, 2, agent=""), context, on_invalid="continue", dry_run=dry_run)
+            assert context["ti"].pushed.pop("return_value")["undone"] == 2
+        with pytest.raises(AirflowFailException, match=r"1 of 2 conversations is not done \(invalid: 1\)"):
+            run([*rows(1), *rows(2, agent="")], context, on_invalid="continue", dry_run=True)
+        assert not sandbox.workspace.answers
+
     def test_a_list_of_nothing_but_invalid_rows_fails_also_where_they_are_skipped(self, workspace):
         workspace()
         with pytest.raises(AirflowFailException, match="2 of 2 rows can't be sent, so nothing was sent"):
@@ -109,7 +140,7 @@ class TestChecking:
             run([*[bad] * 150, *rows(1, agent=DAN), bad], context, on_invalid="skip")
         failures = context["ti"].pushed["return_value"]["failures"]
         assert [failures[0]["position"], len(failures)] == [151, 100]
-        assert "1 row agent_inactive, the first is row 151 (…0001): " in log.text
+        assert f"{DAN} is disabled in Splashify; 0 conversations went to the next in line, 1 failed." in log.text
         assert "rows invalid" not in log.text  # it was logged when it was found
 
     def test_an_empty_list_is_remarked_upon(self, workspace, log):
@@ -181,7 +212,7 @@ class TestFailures:
     def test_permanent_errors_fail_it_for_good_with_the_reason_and_a_summary(self, workspace, context, log):
         workspace()
         with pytest.raises(
-            AirflowFailException, match=r"^1 of 30 assignments is not done \(agent inactive: 1 x dan@example\.com\)"
+            AirflowFailException, match=r"^1 of 30 conversations is not done \(dan@example\.com inactive: 1\)"
         ) as raised:
             run([*rows(*range(29)), *rows(29, agent=DAN)], context)
         assert isinstance(raised.value.__cause__, AgentInactiveError)
@@ -191,7 +222,7 @@ class TestFailures:
         summary = context["ti"].pushed["return_value"]
         assert summary["counts"] == {"assigned": 29, "agent_inactive": 1}
         assert summary["not_done"] == [[30, 30]]
-        assert summary["refused_agents"] == {DAN: {"agent_inactive": 1}}
+        assert summary["refused_agents"] == {DAN: {"cause": "agent_inactive", "elsewhere": 0, "failed": 1}}
         (failure,) = summary["failures"]
         assert (failure["position"], failure["user_phone_number"], failure["agent_email"]) == (30, "…0029", DAN)
         assert "Enable them under Settings → Team" in failure["message"]
@@ -201,15 +232,15 @@ class TestFailures:
         nobody = "nobody@example.com"
         with pytest.raises(AirflowFailException) as raised:
             run([*rows(*range(30), agent=DAN), *rows(*range(30, 35), agent=nobody), *rows(40)], context)
-        assert "(agent inactive: 30 x dan@example.com; agent not found: 5 x nobody@example.com)" in str(raised.value)
-        assert "30 rows agent_inactive, the first is row " in log.text
-        assert "5 rows agent_not_found, the first is row " in log.text
-        assert "1 row agent" not in log.text
-        assert "Agent not found: Add them under" in str(raised.value)
+        assert "(dan@example.com inactive: 30, nobody@example.com not found: 5)" in str(raised.value)
+        assert "0 conversations went to the next in line, 30 failed." in log.text
+        assert "0 conversations went to the next in line, 5 failed." in log.text
+        assert "Add them under" in str(raised.value)
+        assert "Enable them under" in str(raised.value)
 
     def test_transient_errors_are_left_to_airflows_retries(self, workspace, context):
         workspace(team(n3="server_error"))
-        with pytest.raises(ServerError, match="2 of 10 assignments are not done .*agent inactive: 1 x dan@"):
+        with pytest.raises(ServerError, match="2 of 10 conversations are not done .*dan@example.com inactive: 1"):
             run([*rows(*range(9)), *rows(9, agent=DAN)], context)
 
     def test_the_error_counts_what_is_not_done_and_names_the_report(self, workspace, old_airflow, tmp_path, log):
@@ -219,7 +250,7 @@ class TestFailures:
         with pytest.raises(ServerError) as raised:
             run([*rows(*range(6)), *rows(0), bad], old_airflow, on_invalid="skip", report_path=str(path))
         reason, remedy = raised.value.reason, raised.value.remedy
-        assert reason.startswith("3 of 6 assignments are not done (")
+        assert reason.startswith("3 of 6 conversations are not done (")
         assert "failed: 1" in reason
         assert "conversation not found: 2" in reason
         assert "sends everything again, which is harmless." in remedy
@@ -230,7 +261,7 @@ class TestFailures:
         workspace()
         summary = run([*rows(1), *rows(2, agent=DAN)], fail_on_partial_error=False)
         assert summary["counts"] == {"assigned": 1, "agent_inactive": 1}
-        assert "1 of 2 assignments is not done (agent inactive: 1 x dan@example.com)" in log.text
+        assert "1 of 2 conversations is not done (dan@example.com inactive: 1)" in log.text
         assert "The task succeeds all the same" in log.text
         with pytest.raises(AirflowFailException):
             run(rows(2, 3, agent=DAN), fail_on_partial_error=False)
@@ -295,12 +326,19 @@ class TestFailures:
 def test_templates_are_rendered_natively_and_as_text(workspace):
     workspace()
     operator = SplashifyBulkAssignOperator(
-        task_id="assign", assignments="{{ plan | tojson }}", report_path="{{ folder }}/{{ run_id }}.jsonl"
+        task_id="assign",
+        assignments="{{ plan | tojson }}",
+        releases="{{ away | tojson }}",
+        plan_id="{{ run_id }}",
+        report_path="{{ folder }}/{{ run_id }}.jsonl",
+        dry_run="{{ rehearse }}",
     )
-    operator.render_template_fields({"plan": rows(1, 2), "folder": "/reports", "run_id": "r1"})
+    given = {"plan": rows(1, 2), "away": ["+" + number(3)], "folder": "/reports", "run_id": "r1", "rehearse": False}
+    operator.render_template_fields(given)
     assert operator.report_path == "/reports/r1.jsonl"
     operator.report_path = None
-    assert operator.execute({})["total"] == 2
+    summary = operator.execute({})
+    assert (summary["counts"], summary["plan_id"]) == ({"assigned": 2, "released": 1}, "r1")
 
 
 def test_every_argument_is_in_its_signature():

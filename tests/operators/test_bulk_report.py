@@ -8,12 +8,15 @@ from airflow.providers.common.compat.sdk import (
     AirflowFailException,
 )
 
+from splashify_provider.bulk.checkpoint import CHUNK
+from splashify_provider.bulk.progress import Progress
 from splashify_provider.exceptions import (
     ServerError,
 )
+from tests.bulk.test_checkpoint import BrokenStore
 from tests.bulk.test_report import full_disk
-from tests.conftest import ADA, DAN, number, rows, team
-from tests.operators.bulk_task import read, run
+from tests.conftest import ADA, BEN, DAN, number, rows, team
+from tests.operators.bulk_task import Instance, read, run
 
 
 class TestXCom:
@@ -32,7 +35,76 @@ class TestXCom:
         context["ti"].xcom_push = broken
         with pytest.raises(ServerError, match="1 of 1"):
             run(rows(1), context)
-        assert "could not be pushed" in log.text
+        assert log.text.count("could not be pushed") == 1
+
+    def test_a_batch_goes_on_where_it_can_not_be_published(self, workspace, context, log):
+        workspace()
+        context["ti"].xcom_push = None
+        assert run(rows(*range(500)), context)["counts"] == {"assigned": 500}
+        assert log.text.count("could not be pushed") == 1
+
+    @pytest.mark.parametrize("has_store", [True, False])
+    def test_it_has_what_is_done_while_the_batch_runs_but_for_what_is_not_saved_either(
+        self, workspace, context, old_airflow, has_store
+    ):
+        _, sandbox, posted = workspace()
+        context = context if has_store else old_airflow
+        assign, behind, pushes = sandbox.workspace.assign, [], []
+        context["ti"].xcom_push = lambda key, value: pushes.append(value)
+
+        def compare(phone, agent):
+            behind.append(len(posted) - sum(pushes[-1]["counts"].values()))
+            return assign(phone, agent)
+
+        sandbox.workspace.assign = compare
+        returned = run(rows(*range(1000)), context, plan_id="p1")
+        assert max(behind) <= CHUNK
+        assert 5 < len(pushes) < 30
+        assert {value["plan_id"] for value in pushes} == {"p1"}
+        assert pushes[-1].keys() == returned.keys()
+        assert pushes[-1]["undone"] + pushes[-1]["counts"]["assigned"] == 1000
+
+    def test_a_retry_tells_at_once_what_earlier_tries_have_done(self, workspace, context):
+        workspace()
+        with pytest.raises(AirflowFailException):
+            run([*rows(1, 2), *rows(3, agent=DAN)], context)
+        pushes = []
+        context["ti"].xcom_push = lambda key, value: pushes.append(value)
+        run(rows(1, 2, 4), context)
+        assert (pushes[0]["done_before"], pushes[0]["not_done"]) == ({"assigned": 2}, [[3, 3]])
+
+    @pytest.mark.parametrize(
+        ("arguments", "error"),
+        [
+            ({"assignments": [*rows(1), *rows(2, agent="")]}, AirflowFailException),  # nothing is sent
+            ({"assignments": [*rows(1), *rows(1, agent=BEN)]}, AirflowFailException),
+            ({"report_path": "/dev/null"}, AirflowFailException),
+            ({"max_in_flight": 1}, ZeroDivisionError),
+        ],
+    )
+    def test_however_a_task_fails_once_its_rows_are_read(self, workspace, context, monkeypatch, arguments, error):
+        workspace()
+        if error is ZeroDivisionError:
+            monkeypatch.setattr(Progress, "log_if_due", lambda _: 1 / 0)
+        with pytest.raises(error):
+            run(**{"assignments": rows(1, 2), "context": context, **arguments})
+        summary = context["ti"].pushed["return_value"]
+        assert (summary["total"], summary["counts"].get("assigned")) == (2, None)
+        assert summary["undone"] >= 1
+        assert summary["not_done"] == [[1, 2]]
+
+    def test_a_store_that_can_not_be_written_hides_it_neither(self, workspace):
+        workspace()
+        context = {"ti": Instance(), "task_state_store": BrokenStore("set")}
+        with pytest.raises(AirflowException, match="This try has sent nothing"):
+            run(rows(1), context)
+        assert context["ti"].pushed["return_value"]["undone"] == 1
+
+    def test_a_mapped_task_says_which_of_them_it_is(self, workspace, context):
+        workspace()
+        assert "map_index" not in run(rows(1), context)
+        context["ti"].map_index = 0
+        assert run(rows(1), context)["map_index"] == 0
 
 
 class TestReport:

@@ -79,6 +79,7 @@ class TestBeingStopped:
         assert time.monotonic() - started < 10
         assert threading.active_count() == threads
         assert len(posted) == 30
+        assert context["ti"].pushed["return_value"]["not_done"] == [[31, 60]]
         assert "assigned                        30" in log.text
         assert len(read(tmp_path / "r.jsonl")) == 30
         summary = run(rows(*range(30)), context)

@@ -22,6 +22,7 @@ from splashify_provider.operators.splashify import (
     SplashifyReleaseOperator,
 )
 from tests.conftest import ADA, BEN, CLOSED, DAN, PHONE, requests_to, shown_in_frames
+from tests.operators.dags import serialize
 
 
 class TestAssign:
@@ -118,13 +119,57 @@ class TestAssign:
             task_id="assign",
             user_phone_number="+{{ phone }}",
             agent_email="{{ owner }}",
+            fallback_agents="{{ others | join(',') }}",
             splashify_conn_id="{{ conn }}_default",
         )
-        operator.render_template_fields({"phone": PHONE, "owner": None, "conn": "splashify"})
+        operator.render_template_fields({"phone": PHONE, "owner": None, "conn": "splashify", "others": [ADA, BEN]})
+        assert operator.fallback_agents == f"{ADA},{BEN}"
         assert (operator.user_phone_number, operator.agent_email) == ("+" + PHONE, "None")
         assert operator.splashify_conn_id == "splashify_default"
         with pytest.raises(AirflowFailException, match="release"):
             operator.execute({})
+        assert requests_to(sandbox) == 0
+
+
+class TestNextInLine:
+    NOBODY = "nobody@example.com"
+
+    @pytest.mark.parametrize("fallbacks", [[NOBODY, BEN, ADA], f"{NOBODY}, {BEN}; {ADA}"])
+    def test_the_first_who_is_not_refused_has_it_and_each_refused_one_is_logged_once(
+        self, run, sandbox, log, fallbacks
+    ):
+        summary = run(user_phone_number=PHONE, agent_email=DAN, fallback_agents=fallbacks)
+        assert (summary["outcome"], summary["agent_email"]) == ("assigned", BEN)
+        assert sandbox.workspace.conversations[PHONE].agent_email == BEN
+        assert requests_to(sandbox) == 3
+        assert log.text.count(f"Agent inactive: {DAN}") == 1
+        assert log.text.count(f"Agent not found: {self.NOBODY}") == 1
+        assert log.text.count("Enable them under Settings → Team") == 1
+        assert f"Next in line: {BEN}." in log.text
+        assert PHONE not in log.text
+
+    def test_where_all_are_refused_it_fails_at_once_and_names_them(self, run, sandbox):
+        with pytest.raises(AirflowFailException) as raised:
+            run(user_phone_number=PHONE, agent_email=DAN, fallback_agents=[self.NOBODY])
+        reason, remedy = str(raised.value).splitlines()
+        assert reason == (
+            f"Agent inactive: {DAN} is disabled in Splashify. Agent not found: {self.NOBODY} is not in this Splashify "
+            "workspace; …0101 was not assigned."
+        )
+        assert "Enable them" in remedy
+        assert "Add them" in remedy
+        assert requests_to(sandbox) == 2
+        assert shown_in_frames(raised.value) == []
+
+    def test_other_errors_are_nobodys_turn(self, run, sandbox):
+        with pytest.raises(AirflowFailException, match="no open conversation"):
+            run(user_phone_number=CLOSED, agent_email=ADA, fallback_agents=[BEN])
+        assert requests_to(sandbox) == 1
+
+    @pytest.mark.parametrize("dry_run", [True, False])
+    def test_who_is_none_is_found_out_before_anything_is_sent(self, run, sandbox, dry_run):
+        with pytest.raises(AirflowFailException, match="'eva', not an address"):
+            run(user_phone_number=PHONE, agent_email=ADA, fallback_agents="eva", dry_run=dry_run)
         assert requests_to(sandbox) == 0
 
 
@@ -157,15 +202,6 @@ def test_a_number_goes_from_the_operator_to_the_socket_in_eight_calls_of_ours(ru
     run(user_phone_number=PHONE, agent_email=BEN)
     assert calls
     assert max(map(len, calls)) <= 8
-
-
-def serialize(dag):
-    """Take a DAG through the form in which the scheduler gets it."""
-    try:
-        from airflow.serialization.serialized_objects import DagSerialization as Serializer
-    except ImportError:
-        from airflow.serialization.serialized_objects import SerializedDAG as Serializer
-    return Serializer.from_dict(Serializer.to_dict(dag))
 
 
 def test_a_dag_may_use_it_classic_mapped_and_with_taskflow_inputs():
