@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import closing
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import AirflowSkipException
@@ -58,7 +59,7 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
     * ``refused_agents``: by agent whom Splashify refused in this try, ``cause`` (``agent_inactive`` or
       ``agent_not_found``), ``elsewhere`` and ``failed``: how many conversations the next in line have got, and how
       many nobody;
-    * ``failures``: the first 100, with masked numbers; ``seconds``: how long it took;
+    * ``failures``: the first 100, with masked numbers; ``seconds``: how long it took; ``ended_at``: when, in UTC;
     * ``plan_id``, as it was given, and ``map_index`` if the task is mapped.
 
     :param assignments: A list of mappings with ``user_phone_number``, ``agent_email`` and, if wanted,
@@ -351,7 +352,8 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
         self.log.warning("The task succeeds all the same, since fail_on_partial_error is False.")
 
     def _summary(self, context: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-        summary = {**progress.summary(), "plan_id": self.plan_id}
+        now = datetime.now(timezone.utc).isoformat()
+        summary = {**progress.summary(), "ended_at": now, "plan_id": self.plan_id}
         map_index = map_index_of(context)
         return {**summary, "map_index": map_index} if map_index >= 0 else summary
 

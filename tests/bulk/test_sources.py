@@ -195,8 +195,8 @@ class TestReleases:
 
     @pytest.mark.parametrize("given", ["", "None", "+12025550101", '{"a": 1}', None, 7, b"x", {"a": 1}])
     def test_anything_else_is_refused_by_name(self, given):
-        with pytest.raises(SplashifyConfigurationError, match="^releases "):
-            rows_of(given, "releases", ("user_phone_number",))
+        with pytest.raises(SplashifyConfigurationError, match="^(The file of )?releases "):
+            list(rows_of(given, "releases", ("user_phone_number",)))
 
 
 def test_who_is_next_in_line_may_stand_in_a_column_but_not_in_two(tmp_path):

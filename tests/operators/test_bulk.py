@@ -33,6 +33,7 @@ class TestSuccess:
         _, sandbox, _ = workspace()
         summary = run(rows(*range(300)), plan_id="p1")
         assert isinstance(summary.pop("seconds"), float)
+        assert datetime.fromisoformat(summary.pop("ended_at")).tzinfo
         assert summary == {
             "total": 300,
             "counts": {"assigned": 300},
