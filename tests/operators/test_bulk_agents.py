@@ -28,9 +28,10 @@ class TestNextInLine:
         assert summary["elsewhere"] == {BEN: [[2, 30]]}
         assert summary["refused_agents"] == {DAN: {"cause": "agent_inactive", "elsewhere": 29, "failed": 0}}
         assert {sandbox.workspace.conversations[number(index)].agent_email for index in range(1, 30)} == {BEN}
-        assert log.text.count(f"Agent inactive: {DAN}") == 1
+        once = log.text.count("The batch took")  # Airflow 2 logs it in several places
+        assert log.text.count(f"Agent inactive: {DAN}") == once
         assert f"{DAN} is disabled in Splashify; 29 conversations went to the next in line, 0 failed." in log.text
-        assert log.text.count("Enable them under Settings → Team") == 1
+        assert log.text.count("Enable them under Settings → Team") == once
 
     @pytest.mark.parametrize("max_in_flight", [1, 8, 64])
     @pytest.mark.parametrize("latency", [0.0, 0.01])

@@ -72,11 +72,16 @@ class Run:
         body = {"dag_run_id": self._id, "task_ids": ["assign"], "only_failed": False, "dry_run": False}
         self._airflow.api("/dags/handover/clearTaskInstances", body)
 
+    def published(self):
+        summary = self._airflow.api(f"{self._task}/xcomEntries/return_value")["value"]
+        del summary["seconds"]
+        return summary
+
     def summary(self, try_number):
         """Wait for the try to succeed."""
         wanted = (try_number, "success")
         self._airflow.wait_for(self._task, lambda task: (task["try_number"], task["state"]) == wanted, 90)
-        return self._airflow.api(f"{self._task}/xcomEntries/return_value")["value"]
+        return self.published()
 
     def logged_at(self, words):
         """Find the first mention of words in what the UI shows as the first try's log."""
@@ -105,8 +110,9 @@ def wait_until(condition, seconds=60):
 def sent(assigned, *, done_before):
     """Give the summary of a try without failures."""
     counts = {"assigned": assigned}
-    nothing = {"duplicates": 0, "not_done": [], "refused_agents": {}, "failures": []}
-    return {"total": SIZE, "counts": counts, "done_before": done_before, **nothing}
+    before = {"assigned": done_before} if done_before else {}
+    nothing = {"duplicates": 0, "undone": 0, "not_done": [], "elsewhere": {}, "refused_agents": {}, "failures": []}
+    return {"total": SIZE, "counts": counts, "done_before": before, "plan_id": "", **nothing}
 
 
 @pytest.fixture(scope="module")
@@ -171,10 +177,13 @@ def test_a_task_that_is_killed_is_retried_with_all_but_its_last_chunk_done(start
     process = run.process_once_posted(300)
     psutil.Process(process).kill()
     wait_until(lambda: not is_alive(process))
+    published = run.published()
+    assert published["counts"]["assigned"] + published["undone"] == SIZE
+    assert run.posted.total() - CHUNK <= published["counts"]["assigned"] <= run.posted.total()
     posted = run.posts_when_nothing_goes_out_any_more()
 
     summary = run.summary(try_number=2)
-    done = summary["done_before"]
+    done = summary["done_before"]["assigned"]
     assert posted - CHUNK <= done <= posted
     assert summary == sent(SIZE - done, done_before=done)
     assert run.posted.total() == posted + SIZE - done
@@ -191,6 +200,6 @@ def test_a_task_whose_worker_is_killed_sends_nothing_more_and_is_retried_with_on
     assert posted - posted_then <= 8 + 8  # what was under way, and what it was about to send
 
     summary = run.summary(try_number=2)
-    assert posted - CHUNK <= summary["done_before"] <= posted
+    assert posted - CHUNK <= summary["done_before"]["assigned"] <= posted
     assert run.posted.total() <= SIZE + CHUNK
     assert len(run.posted) == SIZE

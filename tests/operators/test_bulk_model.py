@@ -1,4 +1,4 @@
-"""Whatever changes, fails or is killed: a green task has left every conversation with its planned agent."""
+"""Whatever changes, fails, is refused or is killed: a green task has left every conversation with the right agent."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tests.bulk.simulation import client
 AGENTS = ["ada@example.com", "ben@example.com", "eva@example.com"]
 NUMBERS = [f"1202555{index:04d}" for index in range(40)]
 ENTRY = 22
+MOST_IN_FLIGHT = 4
 
 
 class Killed(BaseException):
@@ -29,12 +30,14 @@ class World:
     def __init__(self, chance: random.Random) -> None:
         self.chance, self.lock = chance, threading.RLock()
         self.holders: dict[str, str] = {}
+        self.refusing_then: dict[str, set[str]] = {}  # who refused chats when a number was last assigned
         self.store: dict[str, str] = {}
         self.closed = set(chance.sample(NUMBERS, 4))
         self.begin_try(set(), **NONE)
 
-    def begin_try(self, plan, *, failing, killed_at, faults, failures):
-        self.is_dead, self.plan, self.failing = False, plan, failing
+    def begin_try(self, plan, *, failing, killed_at, faults, failures, refusing, disabled_at):
+        self.is_dead, self.lines, self.failing = False, dict(plan), failing
+        self.refusing, self.disabled_at, self.asked_in_vain = set(refusing), disabled_at, []
         self.killed_at, self.faults, self.failures = killed_at, faults, failures
         self.steps = self.acknowledged = self.in_flight = self.most_unsaved = 0
         self.saved_before = None
@@ -55,7 +58,11 @@ class World:
     def send_assignment(self, number, agent):
         with self.lock:
             self.step()
-            assert (number, agent) in self.plan, "not planned"
+            assert agent in self.lines[number], "not planned"
+            at_once = 1 if self.disabled_at is None else MOST_IN_FLIGHT
+            assert self.asked_in_vain.count(agent) < at_once, "asked again"
+            if self.steps == self.disabled_at:
+                self.refusing.add(self.chance.choice(AGENTS))
             if self.saved_before is None:
                 self.saved_before = self.entries()
             self.in_flight += 1
@@ -65,8 +72,11 @@ class World:
                 if number in self.closed:
                     raise ConversationNotFoundError(400, "closed")
                 if self.happens(self.failures):
-                    raise self.chance.choice([ServerError(500, "down"), AgentInactiveError(400, "inactive")])
-                self.holders[number] = agent
+                    raise ServerError(500, "down")
+                if agent in self.refusing:
+                    self.asked_in_vain.append(agent)
+                    raise AgentInactiveError(400, "inactive")
+                self.holders[number], self.refusing_then[number] = agent, set(self.refusing)
                 if self.happens(self.failures):
                     raise ServerError(502, "it has arrived, but who knows")
                 self.step()
@@ -99,7 +109,10 @@ class World:
 
 def one_try(world, plan, key, chance, **arguments):
     """Run one try. Return its summary if it is green, else what it ended with."""
-    rows = [{"user_phone_number": number, "agent_email": agent} for number, agent in plan]
+    rows = [
+        {"user_phone_number": number, "agent_email": agent, "fallback_agents": list(fallbacks)}
+        for number, (agent, *fallbacks) in plan
+    ]
     operator = SplashifyBulkAssignOperator(
         task_id="assign",
         assignments=chance.sample(rows, len(rows)),
@@ -115,11 +128,16 @@ def one_try(world, plan, key, chance, **arguments):
 
 
 def plan_of(chance, before):
-    """Plan most of the customers, most of them as before."""
+    """Plan who is in line for most of the customers, most of them as before."""
     chosen = sorted(chance.sample(NUMBERS, chance.randrange(1, len(NUMBERS))))
     change = chance.choice([0.0, 0.2, 1.0])
     return {
-        (number, before[number] if number in before and chance.random() >= change else chance.choice(AGENTS))
+        (
+            number,
+            before[number]
+            if number in before and chance.random() >= change
+            else tuple(chance.sample(AGENTS, chance.choice([1, 2, 3]))),
+        )
         for number in chosen
     }
 
@@ -131,17 +149,34 @@ def accidents(chance):
         "killed_at": chance.choice([None, chance.randrange(15), chance.randrange(100)]),
         "faults": chance.choice([0.0, 0.0, 0.2]),
         "failures": chance.choice([0.0, 0.1, 0.1]),
+        **refusals(chance),
     }
 
 
-NONE = {"failing": frozenset(), "killed_at": None, "faults": 0.0, "failures": 0.0}
+def refusals(chance):
+    """Choose who refuses chats, from the start or later."""
+    return {
+        "refusing": chance.sample(AGENTS, chance.choice([0, 0, 1, 2])),
+        "disabled_at": chance.choice([None, chance.randrange(60)]),
+    }
+
+
+NONE = {
+    "failing": frozenset(),
+    "killed_at": None,
+    "faults": 0.0,
+    "failures": 0.0,
+    "refusing": (),
+    "disabled_at": None,
+}
 
 
 @pytest.mark.parametrize("part", range(4))
-def test_a_green_task_has_left_every_conversation_with_its_planned_agent(monkeypatch, part):
+def test_a_green_task_has_left_every_conversation_with_the_first_in_line_who_was_not_refused(monkeypatch, part):
     monkeypatch.setattr(checkpoint, "CHUNK", 8)
     monkeypatch.setattr(checkpoint, "PAGE", 5)
     monkeypatch.setattr(checkpoint.log, "disabled", True)
+    greens = 0  # with somebody who was next in line
     for seed in range(part * 100, part * 100 + 100):
         chance = random.Random(seed)
         world, plans = World(chance), [plan_of(chance, {})]
@@ -153,13 +188,24 @@ def test_a_green_task_has_left_every_conversation_with_its_planned_agent(monkeyp
                 plans.append(chance.choice(plans))  # back to an earlier one
             world.begin_try(plans[-1], **(NONE if number == tries else accidents(chance)))
             key = chance.choice(["key", "key", "another key"])
-            end = one_try(world, plans[-1], key, chance, max_in_flight=chance.choice([1, 1, 4]))
+            end = one_try(world, plans[-1], key, chance, max_in_flight=chance.choice([1, 1, MOST_IN_FLIGHT]))
             assert world.most_unsaved <= checkpoint.CHUNK, seed
             if isinstance(end, dict):
+                greens += any(world.holders.get(number) in line[1:] for number, line in plans[-1])
                 assert wrong(world, plans[-1]) == [], seed
                 assert not world.store, seed
         assert isinstance(end, dict), seed
+    assert greens > 15
 
 
 def wrong(world, plan):
-    return [number for number, agent in plan if number not in world.closed and world.holders.get(number) != agent]
+    """Give the numbers whose holder was not the first in line who took chats when they got it."""
+    return [
+        number
+        for number, line in plan
+        if number not in world.closed
+        and (
+            world.holders.get(number) not in line
+            or not set(line[: line.index(world.holders[number])]) <= world.refusing_then[number]
+        )
+    ]

@@ -35,13 +35,13 @@ class TestXCom:
         context["ti"].xcom_push = broken
         with pytest.raises(ServerError, match="1 of 1"):
             run(rows(1), context)
-        assert log.text.count("could not be pushed") == 1
+        assert log.text.count("could not be pushed") == log.text.count("The batch took")
 
     def test_a_batch_goes_on_where_it_can_not_be_published(self, workspace, context, log):
         workspace()
         context["ti"].xcom_push = None
         assert run(rows(*range(500)), context)["counts"] == {"assigned": 500}
-        assert log.text.count("could not be pushed") == 1
+        assert log.text.count("could not be pushed") == log.text.count("The batch took")
 
     @pytest.mark.parametrize("has_store", [True, False])
     def test_it_has_what_is_done_while_the_batch_runs_but_for_what_is_not_saved_either(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 
 import pytest
 
 from splashify_provider.retry_policy import DEFAULT_RETRY_POLICY
-from tests.conftest import ADA, BEN, CLOSED, airflow_cli
+from tests.conftest import ADA, BEN, CLOSED, DAN, airflow_cli
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +40,7 @@ with DAG("uses", schedule=None, start_date=datetime.datetime(2026, 1, 1, tzinfo=
     @task
     def rows():
         return [
-            {{"user_phone_number": "+1 202 555 0104", "agent_email": "{BEN}"}},
+            {{"user_phone_number": "+1 202 555 0104", "agent_email": "{DAN}", "fallback_agents": ["{BEN}"]}},
             {{"user_phone_number": "+{CLOSED}", "agent_email": "{BEN}"}},
         ]
 
@@ -51,21 +52,39 @@ with DAG("uses", schedule=None, start_date=datetime.datetime(2026, 1, 1, tzinfo=
         max_run_age=datetime.timedelta(hours=8),
     )
     SplashifyAssignOperator(task_id="fed", user_phone_number="+12025550101", agent_email=owner())
-    SplashifyAssignOperator.partial(task_id="mapped", on_conversation_not_found="skip").expand_kwargs(rows())
+    SplashifyAssignOperator.partial(
+        task_id="mapped",
+        on_conversation_not_found="skip",
+        dry_run="{{{{ params.rehearse }}}}",
+        params={{"rehearse": False}},
+    ).expand_kwargs(rows())
     SplashifyReleaseOperator(task_id="release", user_phone_number="+12025550107")
     @task
     def chunks():
-        return [[{{"user_phone_number": "+12025550102", "agent_email": "{ADA}"}}], []]
+        return [
+            {{"assignments": [{{"user_phone_number": "+12025550102", "agent_email": "{ADA}"}}], "plan_id": "p"}},
+            {{"releases": ["+12025550108"], "plan_id": "p"}},
+            {{"assignments": []}},
+        ]
 
     SplashifyBulkAssignOperator(task_id="bulk", assignments=batch(), on_conversation_not_found="skip")
     SplashifyBulkAssignOperator(
         task_id="bulk_template", assignments="{{{{ ti.xcom_pull(task_ids='batch') | tojson }}}}", dry_run=True
     ).set_upstream(dag.get_task("batch"))
-    SplashifyBulkAssignOperator.partial(task_id="bulk_mapped").expand(assignments=chunks())
+    SplashifyBulkAssignOperator.partial(task_id="bulk_mapped", dry_run="False").expand_kwargs(chunks())
     SplashifyAssignOperator(
-        task_id="rehearsed", user_phone_number="+12025550110", agent_email="{BEN}", dry_run=True
+        task_id="rehearsed", user_phone_number="+12025550110", agent_email="{BEN}", dry_run="{{{{ 1 == 1 }}}}"
     )
 """
+
+
+def airflow_labels(home):
+    """Give what Airflow's UI calls each mapped task instance."""
+    with sqlite3.connect(home / "airflow.db") as database:
+        rows = database.execute(
+            "SELECT task_id, map_index, rendered_map_index FROM task_instance WHERE map_index >= 0"
+        ).fetchall()
+    return {(task, index): label for task, index, label in rows}
 
 
 def test_classic_mapped_and_taskflow_uses_do_what_they_say(sandbox, tmp_path):
@@ -85,10 +104,19 @@ def test_classic_mapped_and_taskflow_uses_do_what_they_say(sandbox, tmp_path):
         "12025550103": BEN,
         "12025550104": BEN,
         "12025550107": None,
+        "12025550108": None,
         "12025550109": BEN,
     }
     assert "…0111 has no open conversation" in log
     assert "would assign …0110" in log
+    labels = airflow_labels(tmp_path / "airflow")
+    assert labels == {
+        ("mapped", 0): f"…0104 → {DAN}",
+        ("mapped", 1): f"…0111 → {BEN}",
+        ("bulk_mapped", 0): f"…0102 → {ADA}",
+        ("bulk_mapped", 1): "…0108 released",
+        ("bulk_mapped", 2): "nothing",
+    }
     assert "3 rows: 3 to send, 0 done by an earlier try, 0 duplicates, 0 invalid" in log
     assert "Dry run, nothing was sent." in log
     assert re.search(r"  assigned +2\b(?s:.)*  conversation_not_found +1\b", log)
