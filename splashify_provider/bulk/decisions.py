@@ -154,16 +154,18 @@ class Decisions:
             if not isinstance(answer, (str, SplashifyError)) or isinstance(answer, SplashifyConfigurationError):
                 raise answer
             if isinstance(answer, SplashifyError) and self._is_to_be_tried_again(job, answer):
-                self._again.append(job)
+                if self._agents.is_refused(job.agent):  # meanwhile
+                    self._line_up(job)
+                else:
+                    self._again.append(job)
             else:
                 self._end(self._last_word(job, answer))
         self._admit()
 
     def _pass_over(self, job: Job, error: SplashifyError) -> None:
         """Turn from a refused agent to who is next in line, with all rows that are for that agent."""
-        refused = job.agent
         waiting = self._agents.refuse(job, error)
-        again = [each for each in self._again if each.agent == refused]
+        again = [each for each in self._again if self._agents.is_refused(each.agent)]
         self._again = [each for each in self._again if each not in again]
         for each in [job, *again, *waiting]:
             self._line_up(each)

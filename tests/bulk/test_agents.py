@@ -177,6 +177,16 @@ class TestNextInLine:
         assert counts(outcomes.values()) == {"assigned": 5}
         assert splashify.asked == {DAN: 2, BEN: 5}  # the first said nothing, the second told
 
+    def test_so_does_what_fails_for_a_moment_after_another_was_refused(self):
+        down = ServerError(500, "down")
+        dan = inactive(Assignment(2, number(2), DAN), DAN)
+        splashify = Splashify(DAN, after=1, rows={2: [dan], 3: [down], 4: [down]}, max_in_flight=3)
+        line = lined_up(2, DAN, BEN), lined_up(2, "Dan@example.com", BEN, start=3)
+        outcomes = splashify.run([*line[0], *line[1]])
+        assert counts(outcomes.values()) == {"assigned": 4}
+        assert [agent for _, agent in splashify.simulation.asked].count(BEN) == 3
+        assert splashify.asked[DAN] + splashify.asked["Dan@example.com"] == 4
+
     def test_a_stop_in_between_leaves_the_rest_alone(self):
         rows = {1: [inactive(Assignment(1, number(1), DAN), DAN), AuthenticationError(401, "revoked")]}
         splashify = Splashify(DAN, rows=rows)
