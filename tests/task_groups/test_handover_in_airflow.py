@@ -40,12 +40,12 @@ class Run:
 
     def states(self, task):
         """Return the states of a task's instances."""
-        found = self.airflow.api(f"{self.path}/taskInstances?limit=1000")["task_instances"]
-        return [instance["state"] for instance in found if instance["task_id"] == f"handover.{task}"]
+        return [instance["state"] for instance in self.instances(task)]
 
     def instances(self, task):
-        found = self.airflow.api(f"{self.path}/taskInstances?limit=1000")["task_instances"]
-        return [instance for instance in found if instance["task_id"] == f"handover.{task}"]
+        """Return a task's instances, up to a hundred."""
+        path = f"{self.path}/taskInstances?task_id=handover.{task}&limit=100"
+        return [found for found in self.airflow.api(path)["task_instances"] if found["task_id"] == f"handover.{task}"]
 
     def waits_in(self, task, *states, seconds=90):
         deadline = time.monotonic() + seconds
