@@ -2,7 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from splashify_provider.agent_email import find_agent_emails, is_agent_email, validate_agent_email
+from splashify_provider.agent_email import (
+    find_agent_emails,
+    is_agent_email,
+    validate_agent_email,
+    validate_fallback_agents,
+)
 from splashify_provider.exceptions import InvalidAgentEmailError
 
 PHONE = "919876543210"
@@ -74,3 +79,36 @@ def test_addresses_are_found_in_a_title_in_order():
 def test_searching_a_long_title_takes_no_long_time():
     for title in ("a" * 200_000, "a@" * 100_000, "a." * 100_000, "a@a." * 50_000, "a@" + "a-" * 100_000):
         find_agent_emails(title)
+
+
+class TestWhoIsNextInLine:
+    @pytest.mark.parametrize(
+        ("given", "agents"),
+        [
+            (None, ()),
+            (" ,; ", ()),
+            (("ben@example.com", " eva@example.com"), ("ben@example.com", "eva@example.com")),
+            ("ben@example.com;eva@example.com, ben@example.com", ("ben@example.com", "eva@example.com")),
+            (["ADA@example.com", "ben@example.com", "Ben@Example.com"], ("ben@example.com",)),
+        ],
+    )
+    def test_each_is_an_address_once_and_not_the_first_one(self, given, agents):
+        assert validate_fallback_agents(given, "ada@example.com") == agents
+
+    @pytest.mark.parametrize(
+        ("given", "why"),
+        [
+            (["ben@example.com", ""], "e-mail for …0101 is missing"),
+            ("None", "'None', not an address"),
+            (7, "fallback_agents for …0101 is int"),
+            ({"ben@example.com"}, "is set, not a list"),
+            ([f"agent{index}@example.com" for index in range(11)], "more than 10 fallback agents for …0101"),
+            ("x" * 10**6, "not an address"),
+        ],
+    )
+    def test_anything_else_is_refused(self, given, why):
+        with pytest.raises(InvalidAgentEmailError, match=why) as raised:
+            validate_fallback_agents(given, "ada@example.com", "12025550101")
+        assert "Nothing was sent." in raised.value.reason
+        assert raised.value.remedy
+        assert len(str(raised.value)) < 500

@@ -218,11 +218,10 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
         checked.refuse_bad_rows(self.log, self.on_invalid)
         self._log_counts(checked, len(to_send), len(done_before))
         if self.is_dry_run:
-            self._end(progress, "sends nothing either.")
+            self._end(progress, "checks everything again.")
             return
         checkpoint.begin(to_send)
         report = Report(self.report_path, self.report_phone_numbers) if self.report_path else None
-        unwritten = None
         try:
             if report:
                 report.write_unsent(checked, done_before)

@@ -52,6 +52,16 @@ class TestOutcomes:
             assert outcome.error is None or outcome.message == outcome.error.message
             assert "12025550" not in repr(outcome) + outcome.message
 
+    def test_who_is_next_in_line_has_it_where_the_agent_is_refused(self, workspace):
+        hook, _, posted = workspace()
+        given = [{**row, "fallback_agents": [BEN]} for row in rows(*range(20), agent=DAN)]
+        outcomes = list(hook.assign_many(given))
+        assert {(outcome.outcome, outcome.agent_email, *outcome.refused) for outcome in outcomes} == {
+            ("assigned", BEN, DAN)
+        }
+        assert [agent for _, agent in posted].count(DAN) == 1
+        assert len(posted) == 21
+
     def test_nothing_is_an_empty_batch(self, workspace):
         hook, sandbox, _ = workspace()
         assert list(hook.assign_many([])) == []
