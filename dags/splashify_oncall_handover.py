@@ -78,7 +78,7 @@ with DAG(
     default_args={"retries": 2, "retry_delay": timedelta(seconds=20)},
     tags=["splashify"],
     doc_md=__doc__,
-):
+) as dag:
 
     @task
     def roster(**context):

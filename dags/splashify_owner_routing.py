@@ -33,6 +33,10 @@ CONVERSATIONS = """
     FROM conversations LEFT JOIN customers ON customers.user_phone_number = conversations.user_phone_number
     WHERE status = 'open'
 """
+POLICY = RoutingPolicy(
+    steps=("owner", "backup", "language", "current", "everyone"),
+    nobody_on_duty="leave",  # or "fallback_agent", with fallback_agent="night@example.com"
+)
 SUPPORT_DB = {"conn_id": "support_db", "handler": fetch_rows_handler}
 
 with DAG(
@@ -45,14 +49,11 @@ with DAG(
     default_args={"retries": 2, "retry_delay": timedelta(seconds=20)},
     tags=["splashify"],
     doc_md=__doc__,
-):
+) as dag:
     SplashifyHandoverTaskGroup(
         shifts=SQLExecuteQueryOperator(task_id="roster", sql=ROSTER, **SUPPORT_DB).output,
         conversations=SQLExecuteQueryOperator(task_id="conversations", sql=CONVERSATIONS, **SUPPORT_DB).output,
-        policy=RoutingPolicy(
-            steps=("owner", "backup", "language", "current", "everyone"),
-            nobody_on_duty="leave",  # or "fallback_agent", with fallback_agent="night@example.com"
-        ),
+        policy=POLICY,
         max_run_age=timedelta(hours=1),
         dry_run="{{ params.dry_run }}",
         write_back=SqlWriteBack("support_db", where="status = 'open'"),

@@ -29,7 +29,7 @@ with DAG(
     default_args={"retries": 3, "retry_delay": timedelta(minutes=1)},
     tags=["splashify"],
     doc_md=__doc__,
-):
+) as dag:
     roster = SQLExecuteQueryOperator(
         task_id="roster", sql="SELECT agent_email, starts_at, ends_at FROM roster", **SUPPORT_DB
     )

@@ -174,6 +174,7 @@ ORDER = (
     "bulk.assignment",
     "bulk.sources",
     "bulk.preflight",
+    "bulk.agents",
     "bulk.decisions",
     "bulk.sender",
     "bulk.agent_check",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import textwrap
 from pathlib import Path
 from typing import get_args
 
@@ -101,9 +100,7 @@ def test_its_make_targets_exist(target):
 def test_the_routing_page_shows_what_its_code_prints(capsys):
     code, of_a_dag = re.findall(r"```python\n(.*?)```", ROUTING, re.DOTALL)
     dag = (ROOT / "dags" / "splashify_owner_routing.py").read_text()
-    policy, task = of_a_dag.strip().split("\n\n\n")
-    assert policy in dag
-    assert textwrap.indent(task, "    ") in dag
+    assert of_a_dag in dag
     space = {}
     exec(code, space)
     (shown,) = re.findall(r"```text\n(.*?)```", ROUTING, re.DOTALL)

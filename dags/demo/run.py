@@ -1,7 +1,7 @@
 """``make demo``: one shift hand-over, from an empty folder to a table of who holds what.
 
 Starts the sandbox, fills a SQLite database with a team, and runs the DAG through Airflow twice, with an agent on the
-roster who is disabled in Splashify: the next in line gets her conversations. The second run finds nothing left to do.
+roster who is disabled in Splashify: the next in line gets her conversations. Before the second run she is enabled.
 """
 
 from __future__ import annotations
@@ -140,7 +140,9 @@ def hand_over(sandbox: Sandbox, environment: dict[str, str], at: datetime, log: 
     report(sandbox, before)
     print(f"\n    {seconds:.0f} s. The log of the task summary says:\n")
     for line in log.read_text().splitlines():
-        if told := re.search(r"((?:As of |Nothing had to |Refused by Splashify: |Failed, ).*?)(?: loc=.*)?$", line):
+        if told := re.search(
+            r"((?:As of |Nothing had to |Refused by |Failed, |Enable ).*?)(?: +\[airflow\.task.*)?$", line
+        ):
             print(textwrap.indent(textwrap.fill(told[1], 92), "      | "))
 
 
@@ -156,7 +158,8 @@ def main() -> None:
         print(f"\n1. The {on_duty} shift takes over: {', '.join(map(seed.email, seed.TEAMS[on_duty]))}", flush=True)
         print(f"   ({team.disabled} is on the roster, and disabled in Splashify)", flush=True)
         hand_over(sandbox, environment, now, HOME / "run-1.log")
-        print("\n2. The same once more", flush=True)
+        print(f"\n2. Somebody enables {team.disabled} in Splashify, and the same DAG runs once more", flush=True)
+        sandbox.workspace.set_agent(team.disabled)
         hand_over(sandbox, environment, now, HOME / "run-2.log")
         check_written_back(sandbox)
     print(

@@ -77,11 +77,19 @@ class Handover:
     def _is_skipped(self) -> bool:
         return self._states.get(self._tasks.assign) == "skipped"
 
-    def made(self, since: datetime | None = None) -> Iterator[dict[str, Any]]:
+    def made(self, since: datetime | None = None) -> list[dict[str, Any]]:
         """Return the moves that were made: ``user_phone_number``, ``from_agent``, and ``agent_email``, who has it now.
 
         :param since: Leave out what was made before.
         """
+        return [move for move in self._carried_out(since) if move["agent_email"] != move["from_agent"]]
+
+    @property
+    def stayed(self) -> int:
+        """How many stayed where they were: next in line for what is above somebody's limit are they themselves."""
+        return sum(move["agent_email"] == move["from_agent"] for move in self._carried_out(None))
+
+    def _carried_out(self, since: datetime | None) -> Iterator[dict[str, Any]]:
         for index, chunk in enumerate(self.chunks):
             result = self.results.get(index)
             if result is None or (since and datetime.fromisoformat(result["ended_at"]) < since):
@@ -170,8 +178,8 @@ class SplashifyWriteBackOperator(BaseOperator):
         if handover.has_no_plan:
             raise AirflowFailException("There is no plan, so nothing can be written back.\nSee what failed before it.")
         since = datetime.now(timezone.utc) - self.max_run_age if self.max_run_age else None
-        made = list(handover.made(since))
-        if (old := sum(1 for _ in handover.made()) - len(made)) > 0:
+        made = handover.made(since)
+        if old := len(handover.made()) - len(made):
             self.log.warning("%s made longer ago than max_run_age: not written any more.", plural(old, "move"))
         if made:
             self.write_back(made)
@@ -245,8 +253,8 @@ class Summary:
             "status": "rejected"
             if handover.is_rejected
             else plan.get("status", "failed" if self.failure else "skipped"),
-            "moved": sum(1 for _ in handover.made()),
-            "kept": plan.get("kept", 0),
+            "moved": len(handover.made()),
+            "kept": plan.get("kept", 0) + handover.stayed,
             "skipped": outcomes["conversation_not_found"],
             "failed": handover.undone,
             "refused_agents": {agent: {"cause": cause, **counts} for (agent, cause), counts in self._refused.items()},

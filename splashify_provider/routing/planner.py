@@ -176,11 +176,11 @@ class _Routing:
         """Return who is next in line. Limits don't count: everything would fall to the few who have room."""
         found: dict[str, None] = {}
         for email in self._line(chat):
-            if email not in (chosen, chat.held_by):
+            if email != chosen:
                 found[email] = None
             if len(found) == _MOST_FALLBACKS:
                 return tuple(found)
-        passed_over = {email.casefold() for email in (chosen, chat.held_by, *found) if email}
+        passed_over = {email.casefold() for email in (chosen, *found)}
         is_anybody_left = not self._duty.keys() <= passed_over
         option = self._policy.no_speaker if is_anybody_left and self._must_speak(chat) else self._policy.nobody_on_duty
         if option == "fallback_agent" and self._fallback.casefold() not in {*passed_over, *self._unavailable}:
@@ -188,9 +188,14 @@ class _Routing:
         return tuple(found)
 
     def _line(self, chat: Chat) -> Iterator[str]:
-        """Go through the steps as the plan does, and through each step's agents by their scores."""
+        """Go through the steps as the plan does, and through each step's agents by their scores.
+
+        Whoever holds it comes first, too: above a limit they keep it rather than see it go round at every run.
+        """
         for step in self._policy.steps:
             if group := self._group(step, chat):
+                if chat.holder in group.members and "current" in self._policy.steps:
+                    yield chat.holder.email
                 # Two more than are wanted: the chosen agent and the holder may be among them.
                 yield from (agent.email for agent in group.highest(chat.number, _MOST_FALLBACKS + 2))
             if step == "language" and self._must_speak(chat):

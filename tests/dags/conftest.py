@@ -10,7 +10,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
-from airflow.providers.common.compat.sdk import DAG
 
 from splashify_provider.sandbox.server import Sandbox
 from tests.conftest import airflow_cli
@@ -32,8 +31,7 @@ def load_dag():
 
     def load_example(name):
         module = load(DAGS / f"{name}.py")
-        (dag,) = [value for value in vars(module).values() if isinstance(value, DAG)]
-        return module, dag
+        return module, module.dag
 
     return load_example
 

@@ -230,9 +230,13 @@ class TestNextInLine:
         line = self.fallbacks(chat(1, owner="ada", backup="cleo", language="es"))
         assert line == (email("ada"), email("cleo"), email("ben"))
 
-    def test_whoever_holds_it_now_is_none_of_them(self):
-        line = self.fallbacks(chat(1, "ada", language="es"), steps=("language", "everyone"))
-        assert sorted(line) == [email("ben"), email("cleo")]
+    def test_whoever_holds_it_comes_first_where_they_are_eligible(self):
+        team = [shift("ada"), shift("ben"), shift("cleo")]
+        plan = plan_assignments([chat(number, "ada") for number in range(9)], team, at=AT)
+        assert {move.fallback_agents[0] for move in plan.moves} == {email("ada")}  # who is above the limit
+        without = RoutingPolicy(steps=("everyone",))
+        plan = plan_assignments([chat(number, "ada") for number in range(9)], team, at=AT, policy=without)
+        assert {move.fallback_agents[0] for move in plan.moves} > {email("ada")}
 
     def test_a_language_that_must_be_spoken_must_be_spoken_by_them_too(self):
         line = self.fallbacks(chat(1, language="es"), no_speaker="leave")

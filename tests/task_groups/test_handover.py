@@ -161,6 +161,18 @@ class TestAnAgentWhoIsRefused:
         assert GONE not in desk.holds()
 
 
+def test_what_is_above_a_limit_stays_where_it_is_if_who_has_room_is_refused(support):
+    desk = support(*[email("ada")] * 20, *[email("ben")] * 20)
+    desk.disable("chitra")
+    for _ in range(2):  # and doesn't go round at every run
+        run = desk.run(shifts=roster("ada", "ben", "chitra"))
+        counts = run()
+        assert run.is_green
+        assert (counts["moved"], counts["kept"]) == (0, 40)
+        assert counts["refused_agents"][email("chitra")]["elsewhere"] > 0
+        assert desk.holds() == {email("ada"): 20, email("ben"): 20}
+
+
 class TestCheckingAgents:
     def test_who_is_disabled_and_holds_conversations_is_left_out(self, support, log):
         desk = support(*[email("chitra")] * 10, *[email("ada")] * 10, *[GONE] * 10)
