@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import get_args
 
@@ -15,10 +17,12 @@ from splashify_provider.get_provider_info import get_provider_info
 from splashify_provider.routing import RoutingPolicy, on_duty
 from splashify_provider.routing.policy import Step
 from tests.conftest import ADA, BEN
+from tests.task_groups.simulation import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 ROUTING = (ROOT / "docs" / "routing.md").read_text()
+HANDOVER = (ROOT / "docs" / "handover.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
@@ -26,7 +30,7 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 def test_its_code_assigns(sandbox, connect, tmp_path, capsys):
     connect(sandbox.base_url)
     spaces = [{}, {}, {}]
-    *dags, loop = SNIPPETS
+    _, *dags, loop = SNIPPETS
     for code, space in zip(dags, spaces, strict=True):
         exec(code.replace("):\n", ") as dag:\n", 1), space)
     one, many, thousands = (space["dag"] for space in spaces)
@@ -52,8 +56,28 @@ def test_its_code_assigns(sandbox, connect, tmp_path, capsys):
     assert "Row 1: Agent inactive" in capsys.readouterr().out
 
 
+def test_its_hand_over_moves_conversations_and_writes_them_back(sandbox, connect, monkeypatch, tmp_path):
+    connect(sandbox.base_url)
+    with closing(sqlite3.connect(tmp_path / "support.db")) as database, database:
+        database.executescript((ROOT / "dags" / "demo" / "schema.sql").read_text())
+        database.execute("INSERT INTO roster VALUES (?, '2026-11-25T12:00:00Z', '2026-11-25T14:00:00Z')", (BEN,))
+        database.execute("INSERT INTO conversations VALUES ('+1 202-555-0100', ?, 'open')", (ADA,))
+    connection = {"conn_type": "sqlite", "host": str(tmp_path / "support.db")}
+    monkeypatch.setenv("AIRFLOW_CONN_SUPPORT_DB", json.dumps(connection))
+    space = {}
+    exec(SNIPPETS[0].replace("    SplashifyHandoverTaskGroup(", "    group = SplashifyHandoverTaskGroup("), space)
+    group = space["group"]
+    assert group.dag.params["dry_run"] is True
+    group.plan.shifts, group.plan.conversations = (space[name].execute({}) for name in ("roster", "conversations"))
+    group.plan.is_dry_run = False
+    group.plan.max_run_age = group.write_back.max_run_age = group.assign.partial_kwargs["max_run_age"] = None
+    assert Run(group)()["moved"] == 1
+    with closing(sqlite3.connect(tmp_path / "support.db")) as database:
+        assert database.execute("SELECT agent_email FROM conversations").fetchall() == [(BEN,)]
+
+
 def test_the_step_is_at_most_ten_lines():
-    body = SNIPPETS[0].split("with DAG")[1].strip().splitlines()
+    body = SNIPPETS[1].split("with DAG")[1].strip().splitlines()
     assert len(body) <= 10
 
 
@@ -81,7 +105,7 @@ def test_its_connections_are_json(sandbox):
 
 
 def test_what_it_links_to_exists():
-    for folder, page in ((ROOT, README), (ROOT / "docs", ROUTING)):
+    for folder, page in ((ROOT, README), (ROOT / "docs", ROUTING), (ROOT / "docs", HANDOVER)):
         for target in re.findall(r"\]\((?!http|#)([^)]+)\)", page):
             assert (folder / target).exists(), target
     headings = {

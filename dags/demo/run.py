@@ -140,9 +140,7 @@ def hand_over(sandbox: Sandbox, environment: dict[str, str], at: datetime, log: 
     report(sandbox, before)
     print(f"\n    {seconds:.0f} s. The log of the task summary says:\n")
     for line in log.read_text().splitlines():
-        if told := re.search(
-            r"((?:As of |Nothing had to |Refused by |Failed, |Enable ).*?)(?: +\[airflow\.task.*)?$", line
-        ):
+        if told := re.search(r"\[(?:info|warning) *\] (.*?) +\[airflow\.task\S+SummaryOperator\]", line):
             print(textwrap.indent(textwrap.fill(told[1], 92), "      | "))
 
 

@@ -288,7 +288,7 @@ class Summary:
         elif counts["status"] == "planned":
             seconds = max((result["seconds"] for result in self._handover.results.values()), default=0.0)
             yield (
-                f"As of {plan['at'][:16].replace('T', ' ')}: {counts['moved']:,} moved, {counts['kept']:,} kept, "
+                f"As of {plan['as_of']}: {counts['moved']:,} moved, {counts['kept']:,} kept, "
                 f"{counts['skipped']:,} skipped (no open conversation any more), {counts['failed']:,} failed; "
                 f"sending took {seconds:,.0f} s."
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from datetime import timezone
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, conf
@@ -121,10 +122,11 @@ class SplashifyPlanOperator(SplashifyOperator):
             plan_id = uuid.uuid4().hex
             chunks = [{**chunk, "plan_id": plan_id} for chunk in self._chunks(plan, conversations)]
             status = "empty" if not chunks else "dry_run" if self.is_dry_run else "planned"
-            zone = plan.timezone or getattr(context.get("dag"), "timezone", None)
+            zone = plan.timezone or getattr(context.get("dag"), "timezone", timezone.utc)
             self._show(plan.table(zone), status)
             _push(context, MARKDOWN, plan.markdown(zone))
-            _push(context, PLAN, {"status": status, "plan_id": plan_id, **plan.summary()})
+            as_of = f"{plan.at.astimezone(zone):%Y-%m-%d %H:%M %Z}"
+            _push(context, PLAN, {"status": status, "plan_id": plan_id, "as_of": as_of, **plan.summary()})
             return chunks if status == "planned" else []
 
     def _plan(self, context: Mapping[str, Any], conversations: list[Any]) -> Plan:
