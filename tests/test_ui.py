@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import sqlite3
 import subprocess
 import sys
+import urllib.request
 from contextlib import closing, suppress
+from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
@@ -57,7 +60,7 @@ def ui():
     assert not list(started_by_the_demo())
 
 
-def test_a_failed_assignment_is_understood_repaired_and_cleared(ui, browser_page):
+def test_a_failed_hand_over_is_understood_repaired_and_cleared(ui, browser_page):
     page = browser_page
 
     assert list(started_by_the_demo())
@@ -75,6 +78,29 @@ def test_a_failed_assignment_is_understood_repaired_and_cleared(ui, browser_page
     dialog.get_by_text("Default region").wait_for()
     page.keyboard.press("Escape")
 
+    # Nobody on duty can take chats. One of them is disabled as it is.
+    page.goto(ui.inbox)
+    now = datetime.now(timezone.utc)
+    with closing(sqlite3.connect(ROOT / ".demo" / "support.db")) as database, database:
+        on_duty = {
+            agent
+            for agent, start, end in database.execute("SELECT agent_email, starts_at, ends_at FROM roster")
+            if datetime.fromisoformat(start) <= now < datetime.fromisoformat(end)
+        }
+        # Ten are enough: a hundred requests a minute are soon used up.
+        some = f"""SELECT user_phone_number FROM conversations WHERE status = 'open'
+            AND agent_email NOT IN ({", ".join("?" * len(on_duty))}) LIMIT 10"""
+        database.execute(
+            f"UPDATE conversations SET status = 'closed' WHERE user_phone_number NOT IN ({some})", [*on_duty]
+        )
+    names = [agent.split("@")[0].title() for agent in on_duty]
+    for name in names:
+        card = page.locator(".inbox", has_text=name)
+        card.get_by_role("button", name="Disable").or_(card.get_by_role("button", name="Enable")).wait_for()
+        if card.get_by_role("button", name="Disable").count():
+            card.get_by_role("button", name="Disable").click()
+        card.get_by_role("button", name="Enable").wait_for()
+
     # A run by hand. The scheduled one of the current shift may come along.
     page.goto(ui.dag)
     page.get_by_role("button", name="Trigger").first.click()
@@ -84,41 +110,44 @@ def test_a_failed_assignment_is_understood_repaired_and_cleared(ui, browser_page
         lambda answer: answer["dag_runs"] and all(run["state"] in ("failed", "success") for run in answer["dag_runs"]),
     )["dag_runs"]
     run_id = next(run["dag_run_id"] for run in runs if run["run_type"] == "manual")
-    instances = ui.api(f"/dags/splashify_shift_handover/dagRuns/{run_id}/taskInstances?limit=100")["task_instances"]
-    failed = [instance for instance in instances if (instance["task_id"], instance["state"]) == ("assign", "failed")]
+    path = f"/dags/splashify_shift_handover/dagRuns/{run_id}"
+    failed = ui.api(f"{path}/taskInstances?task_id=handover.assign&limit=100")["task_instances"]
+    failed = [one for one in failed if (one["task_id"], one["state"]) == ("handover.assign", "failed")]
     assert failed
-    index = failed[0]["map_index"]
+    assert failed[0]["try_number"] == 1
     assert re.fullmatch(r"…\d{4} → \w+@example\.com", failed[0]["rendered_map_index"])
 
     # The plan
-    page.goto(f"{ui.dag}/runs/{run_id}/tasks/plan")
+    page.goto(f"{ui.dag}/runs/{run_id}/tasks/handover.plan")
     page.get_by_text(re.compile(r"\d+ kept, \d+ moved, 0 without an agent on duty")).first.wait_for()
     page.get_by_text(re.compile(rf"moved +\d+ +\S+ → {failed[0]['rendered_map_index'].split()[-1]}")).first.wait_for()
 
-    # Its log
-    page.goto(f"{ui.dag}/runs/{run_id}/tasks/assign/mapped/{index}")
-    page.get_by_text(re.compile("ERROR.* - Agent inactive: .* is disabled in Splashify")).first.wait_for()
-    assert failed[0]["try_number"] == 1
-    content = page.inner_text("body")
-    assert "Enable them under Settings → Team, or take them off the roster. Then clear this task" in content
-    assert "sk_live_sandbox" not in content
+    # What has come of it, and the log of one of its tasks
+    page.goto(f"{ui.dag}/runs/{run_id}/tasks/handover.summary")
+    page.get_by_text(re.compile(r"Refused by Splashify: \w+@example\.com \(inactive\)")).first.wait_for()
+    page.get_by_text(re.compile(r"Enable \w+@example\.com, .* in Splashify under Settings → Team")).first.wait_for()
+    page.get_by_text("Then clear the failed tasks of this run").first.wait_for()
+    page.goto(f"{ui.dag}/runs/{run_id}/tasks/handover.assign/mapped/{failed[0]['map_index']}")
+    page.get_by_text(re.compile("Agent inactive: .* is disabled in Splashify")).first.wait_for()
+    assert "sk_live_sandbox" not in page.inner_text("body")
 
     # The repair, and the clear
     page.goto(ui.inbox)
-    page.get_by_role("button", name="Enable").click()
-    page.get_by_role("button", name="Enable").wait_for(state="detached")
-    # By now she is off the roster. The task was planned for her, and does what was planned.
-    planned = failed[0]["rendered_map_index"].split(" → ")[1]
-    with closing(sqlite3.connect(ROOT / ".demo" / "support.db")) as database, database:
-        assert database.execute("DELETE FROM roster WHERE agent_email = ?", (planned,)).rowcount
-    page.goto(f"{ui.dag}/runs/{run_id}/tasks/assign/mapped/{index}")
+    for name in names:
+        card = page.locator(".inbox", has_text=name)
+        card.get_by_role("button", name="Enable").click()
+        card.get_by_role("button", name="Disable").wait_for()
+    page.goto(f"{ui.dag}/runs/{run_id}")
     page.get_by_role("button", name="clear", exact=False).first.click()
-    dialog.get_by_text("Affected Tasks: 3").wait_for()
+    dialog.get_by_text("Only Failed", exact=False).first.click()
     dialog.get_by_role("button", name="Confirm").click()
-    cleared = ui.wait_for(
-        f"/dags/splashify_shift_handover/dagRuns/{run_id}/taskInstances/assign/{index}",
-        lambda instance: instance["try_number"] == 2 and instance["state"] == "success",
-    )
-    assert cleared["state"] == "success"
-    page.goto(f"{ui.dag}/runs/{run_id}/tasks/assign/mapped/{index}")
-    page.get_by_text(re.compile(f"Assigned …[0-9]{{4}} to {planned}")).first.wait_for()
+    ui.wait_for(path, lambda run: run["state"] == "success", 240)
+    with closing(sqlite3.connect(ROOT / ".demo" / "support.db")) as database:
+        rows = dict(database.execute("SELECT user_phone_number, agent_email FROM conversations WHERE status = 'open'"))
+    table = {"".join(filter(str.isdigit, phone)): agent for phone, agent in rows.items()}
+    state = json.load(urllib.request.urlopen(f"{ui.inbox}sandbox/state", timeout=30))
+    held = {chat["user_phone_number"]: chat["agent_email"] for chat in state["conversations"] if chat["open"]}
+    handed_over = {phone: agent for phone, agent in table.items() if phone in held}  # the others are closed there
+    assert handed_over.items() <= held.items()
+    assert handed_over
+    assert set(handed_over.values()) <= on_duty
