@@ -31,7 +31,11 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [
             {
                 "integration-name": "Splashify Pro",
-                "python-modules": ["splashify_provider.operators.splashify"],
+                "python-modules": [
+                    "splashify_provider.operators.splashify",
+                    "splashify_provider.operators.bulk",
+                    "splashify_provider.operators.plan",
+                ],
             }
         ],
         "connection-types": [

@@ -33,7 +33,7 @@ def fetch_rows_handler(cursor: Any) -> list[dict[str, Any]] | None:
     """Return a query's rows by column name, in JSON's types: the ``handler`` of a ``SQLExecuteQueryOperator``.
 
     Times become ISO 8601 text with the UTC offset that they have, intervals ``22:00:00``, decimals and UUIDs text, NaN
-    and infinity None. Phone numbers are among the rows: give the operator ``show_return_value_in_logs=False``.
+    and infinity None. Phone numbers are among the rows: leave the operator's ``show_return_value_in_logs`` off.
 
     Not for hooks that make rows of their own type from what a handler returns (ODBC, Databricks, SAP HANA).
 

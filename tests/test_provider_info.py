@@ -57,7 +57,7 @@ def test_everything_it_names_exists():
             yield value
 
     named = [text for text in strings(get_provider_info()) if str(text).startswith("splashify_provider.")]
-    assert len(named) == 3
+    assert len(named) == 5
     for name in named:
         module, _, attribute = name.rpartition(".")
         if attribute[0].isupper():
@@ -194,9 +194,10 @@ ORDER = (
     "routing.planner",
     "operators.base",
     "operators.bulk",
-    "operators.splashify",
     "operators.plan",
+    "operators.splashify",
     "operators.approval",
+    "operators.handover_state",
     "operators.handover",
     "task_groups.handover",
     "sandbox.workspace",

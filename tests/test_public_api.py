@@ -18,7 +18,6 @@ MODULES = (
     "client",
     "exceptions",
     "hooks.splashify",
-    "operators.handover",
     "operators.plan",
     "operators.splashify",
     "phone_numbers",

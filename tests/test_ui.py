@@ -119,7 +119,7 @@ def test_a_failed_hand_over_is_understood_repaired_and_cleared(ui, browser_page)
 
     # The plan
     page.goto(f"{ui.dag}/runs/{run_id}/tasks/handover.plan")
-    page.get_by_text(re.compile(r"\d+ kept, \d+ moved, 0 without an agent on duty")).first.wait_for()
+    page.get_by_text(re.compile(r"\d+ kept, \d+ to move, 0 without an agent on duty")).first.wait_for()
     page.get_by_text(re.compile(rf"moved +\d+ +\S+ → {failed[0]['rendered_map_index'].split()[-1]}")).first.wait_for()
 
     # What has come of it, and the log of one of its tasks

@@ -61,9 +61,11 @@ def copy_armed_dags() -> None:
     """Copy the example DAGs as one who has seen a plan would: with dry_run set to False."""
     (HOME / "dags").mkdir()
     for path in EXAMPLES.glob("*.py"):
-        (HOME / "dags" / path.name).write_text(
-            path.read_text().replace('"dry_run": Param(True', '"dry_run": Param(False')
-        )
+        source = path.read_text()
+        armed = source.replace('"dry_run": Param(True', '"dry_run": Param(False')
+        if armed == source:
+            sys.exit(f"{path.name} has no dry_run to set to False.")
+        (HOME / "dags" / path.name).write_text(armed)
 
 
 def prepare(sandbox: Sandbox, team: seed.Team, **others: dict[str, object]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from splashify_provider.bulk.sender import assign_many
@@ -29,13 +30,14 @@ def find_refused_agents(client: SplashifyClient, held: Mapping[str, Sequence[str
     while left := {agent: phones for agent, phones in left.items() if phones}:
         agents = list(left)
         rows = [{"user_phone_number": left[agent].pop(0), "agent_email": agent} for agent in agents]
-        for outcome in assign_many(client, rows):
-            agent = agents[outcome.position - 1]
-            if outcome.outcome in ("conversation_not_found", "invalid"):
-                continue
-            del left[agent]
-            if outcome.error and outcome.outcome in ("agent_not_found", "agent_inactive"):
-                refused[agent] = outcome.error
-            elif error := outcome.stopped_by or outcome.error:
-                raise error
+        with closing(assign_many(client, rows)) as outcomes:  # an exception must not leave threads behind
+            for outcome in outcomes:
+                agent = agents[outcome.position - 1]
+                if outcome.outcome in ("conversation_not_found", "invalid"):
+                    continue
+                del left[agent]
+                if outcome.error and outcome.outcome in ("agent_not_found", "agent_inactive"):
+                    refused[agent] = outcome.error
+                elif error := outcome.stopped_by or outcome.error:
+                    raise error
     return refused

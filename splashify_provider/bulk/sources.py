@@ -172,7 +172,9 @@ def _csv_rows(
             f" has no column {' and no column '.join(missing)}; its first line must be the header, or each line a "
             f"JSON object. Found: {redact(', '.join(names))}",
         )
-    if twice := [column for column in (*columns, *OPTIONAL_COLUMNS) if names.count(column) > 1]:
+    # Of a plan, any other column may be a field of its rows, too.
+    that_count = (*COLUMNS, *OPTIONAL_COLUMNS) if columns == COLUMNS else tuple(filter(None, dict.fromkeys(names)))
+    if twice := [column for column in that_count if names.count(column) > 1]:
         which = f"column {' and '.join(twice)}, so which one counts is anybody's guess"
         raise _bad_file(name, f" has more than one {which}")
     for values in reader:

@@ -45,10 +45,10 @@ class SplashifyOperator(BaseOperator):
         self,
         *,
         splashify_conn_id: str,
-        on_conversation_not_found: Literal["fail", "skip"],
         max_run_age: timedelta | None,
         dry_run: bool | str,
         retry_policy: Any,
+        on_conversation_not_found: Literal["fail", "skip"] = "fail",
         **kwargs: Any,
     ) -> None:
         if DEFAULT_RETRY_POLICY is not None:  # before 3.3 no operator takes it
@@ -111,7 +111,7 @@ class SplashifyOperator(BaseOperator):
         else:
             return
         if isinstance(failure, ConversationNotFoundError) and self.on_conversation_not_found == "skip":
-            raise AirflowSkipException(failure.reason + " Nothing was to be done.")
+            raise AirflowSkipException(failure.reason + " There is nothing to do.")
         text = str(failure) if failure.retryable else _with_what_to_clear(failure)
         # Logged as well: Airflow 3's UI puts the stack trace below the exception's text. The trace into the hook would
         # add nothing but its variables, a whole phone number among them.

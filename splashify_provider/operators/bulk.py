@@ -51,7 +51,7 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
 
     * ``total``: how many rows there are; ``duplicates``: how many say what an earlier one says;
     * ``counts``: by outcome, of this try; ``done_before``: by outcome, what earlier tries have done;
-    * ``undone``: how many rows are not as they should be, duplicates aside. Invalid ones count unless
+    * ``undone``: how many rows make the task fail, duplicates aside. Invalid ones count unless
       ``on_invalid="skip"``, and customers without a conversation unless ``on_conversation_not_found="skip"``;
     * ``not_done``: positions whose conversations are not with one of their agents (or not released), for whatever
       reason; all others are;
@@ -68,7 +68,8 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
         Lines, or CSV with a header, on anything ``ObjectStoragePath`` understands. At most a million. A number that
         comes twice with one agent is sent once; with two agents, the task fails before anything is sent. (templated)
     :param releases: Conversations to take away from their agents, back to the unassigned: phone numbers, or mappings
-        with ``user_phone_number``, as a list or as JSON text. (templated)
+        with ``user_phone_number``, as a list, as JSON text or as the path of a file. May stand without
+        ``assignments``. (templated)
     :param plan_id: Comes back in the summary, to tell whose result it is. (templated)
     :param splashify_conn_id: The Airflow connection. (templated)
     :param report_path: Where to add one JSON line for every row as it goes: ``position`` (from 1),
@@ -108,8 +109,8 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
     def __init__(
         self,
         *,
-        assignments: Iterable[Mapping[str, Any]] | str = (),
-        releases: Iterable[str | Mapping[str, Any]] | str = (),
+        assignments: Iterable[Mapping[str, Any]] | str | None = None,
+        releases: Iterable[str | Mapping[str, Any]] | str | None = None,
         plan_id: str = "",
         splashify_conn_id: str = "splashify_default",
         report_path: str | None = None,
@@ -196,11 +197,12 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
             self.check_arguments()
             checkpoint = self._checkpoint(context)
             self._skip_if_too_old(context, checkpoint)
+            moves, releases = self._rows()
             checked = check_rows(
                 self.hook.client,
-                rows_of(self.assignments),
+                moves,
                 self._stop_if_told,
-                releases=rows_of(self.releases, "releases", ("user_phone_number",)),
+                releases=releases,
                 with_fallbacks=self.on_agent_refused == "next",
             )
             progress = Progress(checked, self.hook.client.limiter, self.log, counts_invalid=self.on_invalid != "skip")
@@ -244,12 +246,18 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
             )
         checkpoint.clear()
 
+    def _rows(self) -> tuple[Iterable[Any], Iterable[Any]]:
+        """Return what is to be assigned and what to be released; one of the two may be left out."""
+        releases = () if self.releases is None else rows_of(self.releases, "releases", ("user_phone_number",))
+        has_releases_only = self.assignments is None and self.releases is not None
+        return () if has_releases_only else rows_of(self.assignments), releases
+
     def _label(self, context: Mapping[str, Any]) -> None:
         """Label a mapped task by what it is to do, as far as that is known before a file is read."""
         if map_index_of(context) < 0:
             return
         try:
-            moves, releases = rows_of(self.assignments), rows_of(self.releases, "releases", ("user_phone_number",))
+            moves, releases = self._rows()
         except SplashifyError:  # which fails the task later
             return
         if isinstance(moves, Sequence) and isinstance(releases, Sequence):

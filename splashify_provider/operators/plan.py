@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowSkipException, conf
 
 from splashify_provider.bulk.sources import rows_of
-from splashify_provider.exceptions import AgentNotFoundError, RoutingError, SplashifyConfigurationError
-from splashify_provider.operators.base import SplashifyOperator, due_at, skip_if_too_old
+from splashify_provider.exceptions import RoutingError, SplashifyConfigurationError
+from splashify_provider.operators.base import SplashifyOperator, due_at, parse_flag, skip_if_too_old
 from splashify_provider.redaction import plural, redact
 from splashify_provider.retry_policy import DEFAULT_RETRY_POLICY
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MARKDOWN = "markdown"
 PLAN = "plan"
 """The keys in XCom beside the chunks."""
+WHY_LEFT_OUT = {"agent_inactive": "is inactive in Splashify", "agent_not_found": "is not in Splashify"}
 
 
 class SplashifyPlanOperator(SplashifyOperator):
@@ -75,7 +76,6 @@ class SplashifyPlanOperator(SplashifyOperator):
     ) -> None:
         super().__init__(
             splashify_conn_id=splashify_conn_id,
-            on_conversation_not_found="fail",
             max_run_age=max_run_age,
             dry_run=dry_run,
             retry_policy=retry_policy,
@@ -93,6 +93,7 @@ class SplashifyPlanOperator(SplashifyOperator):
         :raises SplashifyConfigurationError: Naming the argument.
         """
         super().check_arguments()
+        self.check_agents = parse_flag("check_agents", self.check_agents)
         check_map_up_to(self.map_up_to)
         check_policy(self.policy)
 
@@ -162,10 +163,7 @@ class SplashifyPlanOperator(SplashifyOperator):
         for agent, error in refused.items():
             self.log.warning("%s is left out of the plan: %s", agent, error.reason)
             self.log.warning("%s", error.remedy)
-        return {
-            agent: "is not in Splashify" if isinstance(error, AgentNotFoundError) else "is inactive in Splashify"
-            for agent, error in refused.items()
-        }
+        return {agent: WHY_LEFT_OUT[error.outcome] for agent, error in refused.items()}
 
     def _chunks(self, plan: Plan, conversations: list[Any]) -> list[dict[str, Any]]:
         given = {  # a table's number may be no text
@@ -199,7 +197,9 @@ class SplashifyPlanOperator(SplashifyOperator):
         if status == "dry_run":
             unchecked = ", and agents were not checked" if self.check_agents else ""
             self.log.info("Dry run: nothing is sent%s.", unchecked)
-            self.log.info("To hand over, set dry_run to False in the DAG, or in the trigger form of a single run.")
+            self.log.info(
+                "To hand over, set dry_run to False in the DAG (or, where it is a param, in the trigger form)."
+            )
         elif status == "empty":
             self.log.info("Nothing has to change.")
         self.log.info("%s", table.partition("\n")[0])  # again, since most viewers open at the end

@@ -128,7 +128,7 @@ class _Row(NamedTuple):
 
 def _as_table(plan: Plan, timezone: tzinfo | None) -> str:
     title = (
-        f"At {_moment(plan, timezone)}: {len(plan.kept)} kept, {len(plan.moves)} moved, "
+        f"At {_moment(plan, timezone)}: {len(plan.kept)} kept, {len(plan.moves)} to move, "
         f"{_without_agent(plan)} without an agent on duty"
     )
     left_out = [f"left out: {agent} ({reason})" for agent, reason in plan.unavailable.items()]
@@ -149,7 +149,7 @@ def _as_table(plan: Plan, timezone: tzinfo | None) -> str:
 def _as_markdown(plan: Plan, timezone: tzinfo | None) -> str:
     title = (
         f"### Plan for {_moment(plan, timezone)}: {plural(len(plan.kept), 'conversation')} kept, "
-        f"{len(plan.moves):,} moved, {_without_agent(plan):,} without an agent on duty"
+        f"{len(plan.moves):,} to move, {_without_agent(plan):,} without an agent on duty"
     )
     left_out = [(_literal(agent), _literal(reason)) for agent, reason in plan.unavailable.items()]
     agents = [(_literal(agent), *counts) for agent, *counts in _agents(plan)]

@@ -9,6 +9,7 @@ from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
+from splashify_provider.agent_email import MOST_FALLBACK_AGENTS
 from splashify_provider.exceptions import RoutingError
 from splashify_provider.redaction import mask_phone_number, plural, redact
 from splashify_provider.routing.conversations import read_chats
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from splashify_provider.routing.conversations import Chat, Conversation
     from splashify_provider.routing.policy import Step
     from splashify_provider.routing.shifts import Shift, WeeklyShift
-
-_MOST_FALLBACKS = 10
 
 
 def plan_assignments(
@@ -178,7 +177,7 @@ class _Routing:
         for email in self._line(chat):
             if email != chosen:
                 found[email] = None
-            if len(found) == _MOST_FALLBACKS:
+            if len(found) == MOST_FALLBACK_AGENTS:
                 return tuple(found)
         passed_over = {email.casefold() for email in (chosen, *found)}
         is_anybody_left = not self._duty.keys() <= passed_over
@@ -197,7 +196,7 @@ class _Routing:
                 if chat.holder in group.members and "current" in self._policy.steps:
                     yield chat.holder.email
                 # Two more than are wanted: the chosen agent and the holder may be among them.
-                yield from (agent.email for agent in group.highest(chat.number, _MOST_FALLBACKS + 2))
+                yield from (agent.email for agent in group.highest(chat.number, MOST_FALLBACK_AGENTS + 2))
             if step == "language" and self._must_speak(chat):
                 return
 

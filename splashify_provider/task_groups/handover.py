@@ -10,20 +10,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.providers.common.compat.sdk import AirflowException, TaskGroup
 
 from splashify_provider.exceptions import SplashifyConfigurationError
-from splashify_provider.operators.base import check_choice, check_max_run_age
+from splashify_provider.operators.base import check_choice, check_max_run_age, parse_flag
 from splashify_provider.operators.bulk import SplashifyBulkAssignOperator
-from splashify_provider.operators.handover import (
-    HandoverTasks,
-    SplashifyHandoverSummaryOperator,
-    SplashifyWriteBackOperator,
-)
+from splashify_provider.operators.handover import SplashifyHandoverSummaryOperator, SplashifyWriteBackOperator
+from splashify_provider.operators.handover_state import HandoverTasks
 from splashify_provider.operators.plan import MARKDOWN, SplashifyPlanOperator, check_map_up_to, check_policy
 from splashify_provider.redaction import redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from airflow.providers.common.compat.sdk import BaseOperator
+    from airflow.providers.common.compat.sdk import BaseOperator, MappedOperator
 
     from splashify_provider.routing.policy import RoutingPolicy
 
@@ -58,6 +55,12 @@ class SplashifyHandoverTaskGroup(TaskGroup):
     :raises SplashifyConfigurationError: If an argument is wrong, or Airflow is too old for an approval.
     """
 
+    plan: SplashifyPlanOperator
+    approval: BaseOperator | None
+    assign: MappedOperator
+    write_back: SplashifyWriteBackOperator | None
+    summary: SplashifyHandoverSummaryOperator
+
     def __init__(
         self,
         group_id: str = "handover",
@@ -79,6 +82,7 @@ class SplashifyHandoverTaskGroup(TaskGroup):
         check_map_up_to(map_up_to)
         check_policy(policy)
         check_max_run_age(max_run_age)
+        check_agents = parse_flag("check_agents", check_agents)
         check_choice("on_agent_refused", on_agent_refused, "next", "fail")
         check_choice("on_conversation_not_found", on_conversation_not_found, "fail", "skip")
         if write_back is not None and not callable(write_back):
@@ -88,7 +92,8 @@ class SplashifyHandoverTaskGroup(TaskGroup):
         super().__init__(group_id, **kwargs)
         given = {**self.dag.default_args, **self.default_args}
         # What is undone after a worker was killed, or while Splashify is down, is worth another try.
-        retries: dict[str, Any] = {} if "retries" in given else {"retries": 3, "retry_delay": timedelta(minutes=1)}
+        wanted = {"retries": 3, "retry_delay": timedelta(minutes=1)}
+        retries: dict[str, Any] = {name: value for name, value in wanted.items() if name not in given}
         # Not where it is the operators' own default: default_args may say otherwise.
         connection: dict[str, Any] = (
             {} if splashify_conn_id == "splashify_default" else {"splashify_conn_id": splashify_conn_id}
@@ -148,7 +153,9 @@ def _approval_of(plan_task_id: str, arguments: Mapping[str, Any]) -> BaseOperato
     try:
         from splashify_provider.operators.approval import PlanApprovalOperator  # not there before 3.1
     except (ImportError, AirflowException):
-        raise SplashifyConfigurationError("approval needs Airflow 3.1 or later: leave it out here.") from None
+        raise SplashifyConfigurationError(
+            "approval needs Airflow 3.1 or later and a standard provider with ApprovalOperator: leave it out here."
+        ) from None
     return PlanApprovalOperator(
         task_id="approval",
         plan_task_id=plan_task_id,

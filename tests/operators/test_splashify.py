@@ -78,7 +78,7 @@ class TestAssign:
         with pytest.raises(AirflowFailException, match="no open conversation") as raised:
             run(user_phone_number=CLOSED, agent_email=ADA)
         assert isinstance(raised.value.__cause__, ConversationNotFoundError)
-        with pytest.raises(AirflowSkipException, match="…0111 has no open conversation. Nothing was to be done."):
+        with pytest.raises(AirflowSkipException, match="…0111 has no open conversation. There is nothing to do."):
             run(user_phone_number=CLOSED, agent_email=ADA, on_conversation_not_found="skip")
         assert CLOSED not in log.text
 

@@ -41,7 +41,9 @@ class Run:
 
     def __call__(self):
         """Run what has not run, or was cleared. Return the summary."""
-        if self._may_run(self.group.plan):
+        if self.upstream:
+            self.states[self.group.plan.task_id] = self.upstream
+        elif self._may_run(self.group.plan):
             self._execute(self.group.plan)
         plan = self.states[self.group.plan.task_id]
         chunks = self._pull(self.group.plan.task_id) or []
@@ -54,7 +56,8 @@ class Run:
     def _assign(self, plan, chunks):
         assign = self.group.assign
         if plan != "success" or not chunks or self.is_rejected:
-            self.states[assign.task_id] = "upstream_failed" if plan == "failed" else "skipped"
+            failed = plan in ("failed", "upstream_failed")
+            self.states[assign.task_id] = "upstream_failed" if failed else "skipped"
             return
         self.states.pop(assign.task_id, None)
         for index, chunk in enumerate(chunks):
@@ -63,6 +66,7 @@ class Run:
                 arguments = {name: arguments[name] for name in arguments if name not in ("dag", "task_group")}
                 self._execute(assign.operator_class(**arguments), assign.task_id, index)
 
+    upstream = None  # what the tasks before make of the plan: upstream_failed, or skipped
     is_rejected = False
 
     def reject(self):

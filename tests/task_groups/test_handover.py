@@ -186,6 +186,7 @@ class TestCheckingAgents:
         assert "chitra@example.com is left out of the plan: Agent inactive" in log.text
         assert "is inactive in Splashify" in run._pull("handover.plan", "markdown")
         assert "Left out of the plan: chitra@example.com is inactive in Splashify." in log.text
+        assert "Enable chitra@example.com in Splashify under Settings → Team" in log.text
 
     def test_a_conversation_that_is_gone_says_nothing_of_its_agent(self, support):
         desk = support(*[email("ada")] * 5)
@@ -223,7 +224,7 @@ class TestCheckingAgents:
 
     def test_splashify_that_is_down_is_worth_a_retry(self, support):
         desk = support(email("ada"), GONE)
-        desk.sandbox.workspace.scenarios = {number(0): "server_error"}
+        desk.sandbox.workspace.set_scenario(number(0), "server_error")
         run = desk.run(shifts=roster("ada"), check_agents=True)
         run()
         assert not isinstance(run.errors["handover.plan"], AirflowFailException)
@@ -257,7 +258,7 @@ def test_or_fails_where_that_is_asked_for(support):
     desk.sandbox.workspace.conversations[number(3)].open = False
     run = desk.run(on_conversation_not_found="fail")
     counts = run()
-    assert (counts["moved"], counts["failed"]) == (4, 1)
+    assert (counts["moved"], counts["skipped"], counts["failed"]) == (4, 0, 1)
     assert not run.is_green
 
 
@@ -286,7 +287,7 @@ class TestWritingBack:
         run.group.write_back.write_back = write_back
         run()
         assert not run.is_green
-        assert "could not be written back" in str(run.errors["handover.summary"])
+        assert "5 moves made and not written back: see write_back." in str(run.errors["handover.summary"])
         broken.clear()
         run.clear_failed()
         assert run.is_green
@@ -350,7 +351,7 @@ class TestWritingBack:
         assert run._pull("handover.summary")["moved"] == 1
         assert GONE not in desk.holds()
 
-    def test_moves_of_long_ago_are_not_written_any_more(self, support):
+    def test_moves_of_long_ago_are_not_written_any_more_and_that_is_no_success(self, support):
         desk = support(*[GONE] * 2)
         due = datetime.now(timezone.utc)
         run = desk.run(due, shifts=roster(at=due), max_run_age=2 * HOUR)
@@ -361,6 +362,21 @@ class TestWritingBack:
                 value["ended_at"] = (due - 3 * HOUR).isoformat()
         run.clear("handover.write_back", "handover.summary")
         assert set(desk.table.values()) == {GONE}
+        assert "2 moves made longer than max_run_age ago" in str(run.errors["handover.write_back"])
+        assert not run.is_green
+
+    def test_a_failing_database_is_told_beside_moves_that_are_not_done(self, support):
+        desk = support(*[GONE] * 4)
+        desk.table["12"] = GONE
+
+        def fail(moves):
+            raise OSError("the database is down")
+
+        run = Run(make_group(fail, shifts=roster(), conversations=desk.conversations))
+        run()
+        assert str(run.errors["handover.summary"]).startswith(
+            "1 move of the plan not done. 4 moves made and not written back: see write_back."
+        )
 
     def test_without_a_function_nothing_is_written(self, support):
         desk = support(GONE)
@@ -380,20 +396,46 @@ def test_a_run_that_is_too_old_moves_nothing_and_ends_green(support, log):
     assert "the run is too old" in log.text
 
 
+def test_what_becomes_too_old_before_it_is_sent_is_no_success(support, log):
+    now = datetime.now(timezone.utc)
+    desk = support(*[GONE] * 5)
+    desk.sandbox.workspace.set_scenario(number(0), "server_error")
+    run = desk.run(now, shifts=roster(at=now), max_run_age=timedelta(minutes=5))
+    assert run()["failed"] == 1
+    run.due -= timedelta(hours=1)
+    counts = run.clear_failed()
+    assert (counts["moved"], counts["failed"]) == (4, 1)
+    assert not run.is_green
+    assert "1 move not made: the run was older than max_run_age by then." in log.text
+    assert "Trigger a new run" in str(run.errors["handover.summary"])
+    assert desk.holds()[GONE] == 1
+
+
+def test_those_left_without_an_agent_are_told(support, log):
+    desk = support(GONE, GONE)
+    run = desk.run(shifts=roster(at=AT - 5 * HOUR), policy=RoutingPolicy(nobody_on_duty="leave"))
+    assert run()["unassigned"] == 2
+    assert "Nothing had to be moved: 0 kept, 2 left without an agent on duty." in log.text
+
+
 def test_a_pull_that_skips_ends_green(support):
     run = support(GONE).run()
-    run.states["handover.plan"] = "skipped"
+    run.upstream = "skipped"
     assert run()["status"] == "skipped"
     assert run.is_green
 
 
 def test_a_pull_that_fails_ends_red(support):
-    run = support(GONE).run()
-    run.states["handover.plan"] = "upstream_failed"
-    run.group.plan.execute = None
-    run()
+    desk = support(GONE)
+    run = desk.run()
+    run.upstream = "upstream_failed"
+    assert run()["status"] == "failed"
     assert not run.is_green
     assert run.states["handover.write_back"] == "failed"
+    run.upstream = None
+    run.clear_failed()
+    assert run.is_green
+    assert GONE not in desk.holds()
 
 
 def test_bad_rows_fail_at_once_and_name_the_tasks_to_clear(support):
@@ -485,6 +527,8 @@ class TestTheGroup:
 
     def test_tries_again_unless_told_otherwise(self):
         assert make_group().assign.partial_kwargs["retries"] == 3
+        waits = make_group(default_args={"retry_delay": HOUR}).assign.partial_kwargs
+        assert (waits["retries"], waits["retry_delay"]) == (3, HOUR)
 
     @pytest.mark.parametrize(
         ("wrong", "words"),
@@ -497,6 +541,7 @@ class TestTheGroup:
             ({"on_conversation_not_found": "no"}, "on_conversation_not_found must be"),
             ({"max_run_age": 8}, "max_run_age must be a timedelta"),
             ({"policy": "leave"}, "policy must be a RoutingPolicy"),
+            ({"check_agents": "yes"}, "check_agents must be"),
         ],
     )
     def test_refuses_what_is_wrong_when_the_dag_is_parsed(self, wrong, words):
