@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 MOST_ROWS = 1_000_000
 _ROWS_AT_ONCE = 10_000
+_WRITTEN = "written"
 _PLACEHOLDERS = ("%s", "?")  # those that Airflow's hooks have
 _MOVE = ("user_phone_number", "from_agent", "agent_email")
 _COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -63,7 +64,7 @@ def fetch_rows_handler(cursor: Any) -> list[dict[str, Any]] | None:
 
 
 def _row(names: list[str], row: Any, position: int) -> dict[str, Any]:
-    values = row.values() if isinstance(row, Mapping) else row
+    values = [row[name] for name in names] if isinstance(row, Mapping) else row
     result = {}
     for name, value in zip(names, values, strict=True):
         try:
@@ -156,23 +157,19 @@ class SqlWriteBack:
         """
         values = [_values(move, position) for position, move in enumerate(moves, start=1)]
         hook = self._hook()
-        update, select = self._statements(hook.placeholder)
+        statements = self._statements(hook.placeholder)
         results: Counter[str] = Counter()
         failure = "can't be reached"
         try:
             with _transaction(hook) as cursor:
                 for position, (phone, holder, agent) in enumerate(values, start=1):
                     failure = f"failed at move {position:,} of {len(values):,}, {mask_phone_number(phone)}"
-                    cursor.execute(update, (agent or None, phone, holder))
-                    rows = cursor.rowcount
-                    if rows is None or rows <= 0:
-                        cursor.execute(select, (phone, agent))
-                    results[_result(rows, cursor)] += 1
+                    results[_write(cursor, statements, phone, holder, agent)] += 1
                 failure = "did not confirm that the moves are written"
         except Exception as error:
             raise _failed(f"The database of {self.conn_id!r} (table {self.table}) {failure}", error) from None
         _log(len(values), results)
-        return results["written"]
+        return results[_WRITTEN]
 
     def _hook(self) -> Any:
         from airflow.providers.common.compat.sdk import BaseHook  # not earlier: DAGs load this module
@@ -186,17 +183,41 @@ class SqlWriteBack:
             )
         return hook
 
-    def _statements(self, placeholder: str) -> tuple[str, str]:
-        """Return the statement that writes (new agent, number, former holder), and one that reads (number, holder)."""
-        # The column is compared as it was read: without blanks around, in any spelling, with nobody as blank.
-        holder = f"LOWER(COALESCE(TRIM({self.agent_column}), '')) = LOWER({placeholder})"
-        row = f"{self.phone_column} = {placeholder} AND {holder}"
+    def _statements(self, placeholder: str) -> tuple[str, str, str]:
+        """Return what reads a number's holder, and what writes a new agent over a holder's text, and over NULL."""
+        row = f"{self.phone_column} = {placeholder}"
         if self.where:
             where = self.where.replace("%", "%%") if placeholder == "%s" else self.where
             row += f" AND ({where})"
         # All names are checked, and all values bound.
-        update = f"UPDATE {self.table} SET {self.agent_column} = {placeholder} WHERE {row}"  # noqa: S608
-        return update, f"SELECT 1 FROM {self.table} WHERE {row}"  # noqa: S608
+        select = f"SELECT {self.agent_column} FROM {self.table} WHERE {row}"  # noqa: S608
+        update = f"UPDATE {self.table} SET {self.agent_column} = {placeholder} WHERE {row} AND {self.agent_column}"  # noqa: S608
+        return select, f"{update} = {placeholder}", f"{update} IS NULL"
+
+
+def _write(cursor: Any, statements: tuple[str, str, str], phone: str, holder: str, agent: str) -> str:
+    """Write one move where the former holder still is. Return what has become of it.
+
+    The holder is compared here, as planning reads it (without blanks around, in any spelling), and then written over
+    exactly as it stands there, so that nobody's change in between is lost.
+    """
+    select, over_text, over_null = statements
+    cursor.execute(select, (phone,))
+    found = {next(iter(row.values())) if isinstance(row, Mapping) else row[0] for row in cursor.fetchall()}
+    written = 0
+    for raw in found:
+        if _is_same(raw, holder):
+            cursor.execute(
+                *((over_null, (agent or None, phone)) if raw is None else (over_text, (agent or None, phone, raw)))
+            )
+            written += cursor.rowcount != 0  # some drivers don't tell how many: -1 or None
+    if written:
+        return _WRITTEN
+    return "written before" if any(_is_same(raw, agent) for raw in found) else "changed by somebody else meanwhile"
+
+
+def _is_same(raw: object, agent: str) -> bool:
+    return ("" if raw is None else safe_str(raw).strip()).casefold() == agent.casefold()
 
 
 @contextmanager
@@ -227,22 +248,13 @@ def _values(move: Mapping[str, Any], position: int) -> tuple[str, str, str]:
     return phone, holder.strip(), agent.strip()
 
 
-def _result(rows: int | None, cursor: Any) -> str:
-    """Say what became of a move: so many rows were written, or else the cursor has those that the new agent holds."""
-    if rows is not None and rows > 0:
-        return "written"
-    if not cursor.fetchall():
-        return "changed by somebody else meanwhile"
-    return "written before" if rows == 0 else "written"  # some drivers don't tell how many: -1 or None
-
-
 def _log(total: int, results: Counter[str]) -> None:
     rest = ", ".join(
         f"{count:,} {'was' if count == 1 else 'were'} {result}"
         for result, count in sorted(results.items(), reverse=True)
-        if result != "written"
+        if result != _WRITTEN
     )
-    written = f"Wrote {results['written']:,} of {plural(total, 'new agent')} back"
+    written = f"Wrote {results[_WRITTEN]:,} of {plural(total, 'new agent')} back"
     log.info("%s.", "; ".join(filter(None, [written, rest])))
 
 

@@ -370,11 +370,21 @@ def use(monkeypatch, hook):
 
 
 @pytest.mark.parametrize("rowcount", [-1, None])
-def test_where_a_driver_counts_no_rows_those_of_the_new_agent_are_taken_for_written(monkeypatch, rowcount):
-    hook = Hook(rowcount, held=[(1,)])
+def test_where_a_driver_counts_no_rows_what_was_to_be_written_is_taken_for_written(monkeypatch, rowcount):
+    hook = Hook(rowcount, held=[(ADA,)])
     assert use(monkeypatch, hook)([move(1, ADA, BEN)]) == 1
     assert hook.calls == ["autocommit False", "close", "commit", "close"]
     assert use(monkeypatch, Hook(rowcount))([move(1, ADA, BEN)]) == 0
+    assert use(monkeypatch, Hook(0, held=[(ADA,)]))([move(1, ADA, BEN)]) == 0  # somebody was quicker
+
+
+@pytest.mark.parametrize(
+    "raw", ["ada@example.com\n", "\tADA@example.com", "ada@example.com\xa0", " ada@example.com\r\n"]
+)
+def test_a_holder_is_compared_as_planning_reads_it(any_db, raw):
+    any_db(INSERT, (number(1), raw, "open"), (number(2), "\t", "open"))
+    assert SqlWriteBack("support_db")([move(1, ADA, BEN), move(2, None, BEN)]) == 2
+    assert any_db(HELD) == [(number(1), BEN), (number(2), BEN)]
 
 
 def test_a_commit_that_fails_is_rolled_back_and_says_so(monkeypatch):

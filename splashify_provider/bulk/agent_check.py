@@ -6,17 +6,19 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from splashify_provider.bulk.sender import assign_many
+from splashify_provider.exceptions import SplashifyError
+from splashify_provider.redaction import without_frames
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from splashify_provider.client import SplashifyClient
-    from splashify_provider.exceptions import SplashifyError
 
 MOST_TRIED = 3
 """Conversations of one agent that are tried: those before may have been resolved meanwhile."""
 
 
+@without_frames(SplashifyError)  # their variables hold whole numbers
 def find_refused_agents(client: SplashifyClient, held: Mapping[str, Sequence[str]]) -> dict[str, SplashifyError]:
     """Assign to each agent a conversation that they hold: "a no-op", says the vendor (public-api/chat-assignment).
 
@@ -33,11 +35,11 @@ def find_refused_agents(client: SplashifyClient, held: Mapping[str, Sequence[str
         with closing(assign_many(client, rows)) as outcomes:  # an exception must not leave threads behind
             for outcome in outcomes:
                 agent = agents[outcome.position - 1]
-                if outcome.outcome in ("conversation_not_found", "invalid"):
-                    continue
-                del left[agent]
-                if outcome.error and outcome.outcome in ("agent_not_found", "agent_inactive"):
-                    refused[agent] = outcome.error
-                elif error := outcome.stopped_by or outcome.error:
+                error = outcome.stopped_by or outcome.error
+                if error and (outcome.stopped_by or error.retryable):
                     raise error
+                if error and outcome.outcome in ("agent_not_found", "agent_inactive"):
+                    refused[agent] = error
+                if error is None or agent in refused:  # anything else is about the customer
+                    del left[agent]
     return refused

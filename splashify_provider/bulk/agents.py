@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MOST_WAITING = 1000
 """So many rows are looked ahead over for agents who may be asked now: memory stays flat, however long the batch is."""
+_MOST_DOUBLINGS = 6  # 64, the most that may be in flight
 
 
 @dataclass(eq=False)
@@ -54,12 +55,15 @@ class Job:
 class Agents:
     """Of each agent the first request goes alone, and who was refused is not asked again: one request tells for all.
 
-    The rows of an agent of whom nothing is known yet wait here, while those of others go on.
+    The rows of an agent of whom nothing is known yet wait here, while those of others go on. An answer about the
+    customer or the server tells nothing of the agent. After each that did not come at all twice as many go at once: a
+    server that hangs shall not hold a worker for one time-out after another.
     """
 
     def __init__(self) -> None:
         self._fine = {_key(None)}
-        self._asked: set[str] = set()  # and the answer is not known
+        self._asked: Counter[str] = Counter()  # how many are under way, of agents of whom nothing is known
+        self._silent: Counter[str] = Counter()  # how many of their requests got no answer
         self._refused: dict[str, tuple[SplashifyError, str]] = {}  # with the number that it names
         self._waiting: dict[str, deque[Job]] = {}  # by whom to ask, none of them empty
         self.waiting = 0
@@ -89,7 +93,7 @@ class Agents:
         """Note that a row goes: the one of :meth:`first`, or one that does not wait here."""
         key = _key(job.agent)
         if key not in self._fine:
-            self._asked.add(key)
+            self._asked[key] += 1
         jobs = self._waiting.get(key)
         if jobs and jobs[0] is job:
             jobs.popleft()
@@ -97,16 +101,18 @@ class Agents:
             if not jobs:
                 del self._waiting[key]
 
-    def answered(self, job: Job, *, is_fine: bool) -> None:
-        """Note an answer that does not refuse the agent; one about the customer or the server says nothing of them."""
-        self._asked.discard(_key(job.agent))
+    def answered(self, job: Job, *, is_fine: bool, is_silent: bool) -> None:
+        """Note an answer that does not refuse the agent, or that there is none."""
+        key = _key(job.agent)
+        self._asked[key] -= 1
+        self._silent[key] += is_silent
         if is_fine:
-            self._fine.add(_key(job.agent))
+            self._fine.add(key)
 
     def refuse(self, job: Job, error: SplashifyError) -> list[Job]:
         """Note that a row's agent is refused, and pass them over. Return the rows that have waited for them."""
         key = _key(job.agent)
-        self._asked.discard(key)
+        self._asked[key] -= 1
         self._fine.discard(key)
         self._refused.setdefault(key, (error, job.item.user_phone_number))
         job.pass_over(error)
@@ -123,7 +129,7 @@ class Agents:
         return iter(sorted((job for jobs in self._waiting.values() for job in jobs), key=lambda job: job.item.position))
 
     def _is_open(self, key: str) -> bool:
-        return key in self._fine or key not in self._asked
+        return key in self._fine or self._asked[key] < 2 ** min(self._silent[key], _MOST_DOUBLINGS)
 
 
 def _key(agent: str | None) -> str:

@@ -68,7 +68,7 @@ class Checkpoint:
         mine = self._entries
         while entries := _entries_of(self._store.get(self._name)):
             if not self._page and entries[:1] != mine:
-                log.warning("The checkpoint was made with another API key or Base URL; everything is sent again.")
+                log.warning("The checkpoint is of another plan, API key or Base URL; everything is sent again.")
                 return
             for entry in entries[not self._page :]:
                 self._agents[entry[:_NUMBER]] = entry[_NUMBER:]

@@ -16,6 +16,7 @@ from splashify_provider.exceptions import (
     PermissionDeniedError,
     RateLimitError,
     SplashifyConfigurationError,
+    SplashifyConnectionError,
     SplashifyError,
 )
 from splashify_provider.rate_limit import LONGEST_WAIT, WINDOW
@@ -150,7 +151,8 @@ class Decisions:
             self._failures = 0
             self._pass_over(job, answer.with_traceback(None))
         else:
-            self._agents.answered(job, is_fine=isinstance(answer, str))
+            is_silent = isinstance(answer, SplashifyConnectionError)
+            self._agents.answered(job, is_fine=isinstance(answer, str), is_silent=is_silent)
             if not isinstance(answer, (str, SplashifyError)) or isinstance(answer, SplashifyConfigurationError):
                 raise answer
             if isinstance(answer, SplashifyError) and self._is_to_be_tried_again(job, answer):

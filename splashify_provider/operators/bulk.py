@@ -70,7 +70,8 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
     :param releases: Conversations to take away from their agents, back to the unassigned: phone numbers, or mappings
         with ``user_phone_number``, as a list, as JSON text or as the path of a file. May stand without
         ``assignments``. (templated)
-    :param plan_id: Comes back in the summary, to tell whose result it is. (templated)
+    :param plan_id: Comes back in the summary, to tell whose result it is. What was done with another id is sent again.
+        (templated)
     :param splashify_conn_id: The Airflow connection. (templated)
     :param report_path: Where to add one JSON line for every row as it goes: ``position`` (from 1),
         ``user_phone_number``, ``agent_email``, ``outcome`` (or ``duplicate``, or ``done_before`` by an earlier try),
@@ -197,12 +198,11 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
             self.check_arguments()
             checkpoint = self._checkpoint(context)
             self._skip_if_too_old(context, checkpoint)
-            moves, releases = self._rows()
             checked = check_rows(
                 self.hook.client,
-                moves,
+                self._moves(),
                 self._stop_if_told,
-                releases=releases,
+                releases=self._releases(),
                 with_fallbacks=self.on_agent_refused == "next",
             )
             progress = Progress(checked, self.hook.client.limiter, self.log, counts_invalid=self.on_invalid != "skip")
@@ -246,18 +246,19 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
             )
         checkpoint.clear()
 
-    def _rows(self) -> tuple[Iterable[Any], Iterable[Any]]:
-        """Return what is to be assigned and what to be released; one of the two may be left out."""
-        releases = () if self.releases is None else rows_of(self.releases, "releases", ("user_phone_number",))
+    def _moves(self) -> Iterable[Any]:
         has_releases_only = self.assignments is None and self.releases is not None
-        return () if has_releases_only else rows_of(self.assignments), releases
+        return () if has_releases_only else rows_of(self.assignments)
+
+    def _releases(self) -> Iterable[Any]:
+        return () if self.releases is None else rows_of(self.releases, "releases", ("user_phone_number",))
 
     def _label(self, context: Mapping[str, Any]) -> None:
         """Label a mapped task by what it is to do, as far as that is known before a file is read."""
         if map_index_of(context) < 0:
             return
         try:
-            moves, releases = self._rows()
+            moves, releases = self._moves(), self._releases()
         except SplashifyError:  # which fails the task later
             return
         if isinstance(moves, Sequence) and isinstance(releases, Sequence):
@@ -265,8 +266,9 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
 
     def _checkpoint(self, context: Mapping[str, Any]) -> Checkpoint:
         client = self.hook.client
-        # Another address is another workspace, and its agents and customers are others.
-        secret = client.fingerprint(f"{context.get('run_id')} {client.settings.budget.name}")
+        # Another address is another workspace, and its agents and customers are others. Another plan was made from what
+        # the table said by then: whoever had a conversation by an earlier one may not have it any more.
+        secret = client.fingerprint(f"{context.get('run_id')} {client.settings.budget.name} {self.plan_id}")
         store = None if self.is_dry_run else context.get("task_state_store")
         return Checkpoint(store, secret, self.max_in_flight)
 

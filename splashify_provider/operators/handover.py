@@ -66,26 +66,26 @@ class SplashifyWriteBackOperator(BaseOperator):
         handover = Handover(context, self.tasks)
         if handover.has_no_plan:
             raise AirflowFailException("There is no plan, so nothing can be written back.\nSee what failed before it.")
-        made = handover.made()
+        made = len(handover.made())  # not kept here: a frame's variables may be shown
         age = datetime.now(timezone.utc) - handover.ended_at if handover.ended_at else None
         if made and age and self.max_run_age and age > self.max_run_age:
             raise AirflowFailException(
-                f"{plural(len(made), 'move')} made longer than max_run_age ago: not written any more, since newer runs "
+                f"{plural(made, 'move')} made longer than max_run_age ago: not written any more, since newer runs "
                 "have planned since.\nIf the table lacks them, correct it by hand, and mark this task as success."
             )
         if made:
-            self.write_back(made)
-            self.log.info("%s handed to write_back.", plural(len(made), "move"))
-            context["ti"].xcom_push(key="return_value", value=len(made))  # which a failing task doesn't return
+            self.write_back(handover.made())
+            self.log.info("%s handed to write_back.", plural(made, "move"))
+            context["ti"].xcom_push(key="return_value", value=made)  # which a failing task doesn't return
         if handover.undone:
             raise AirflowFailException(
-                f"{plural(handover.undone, 'move')} of the plan not done; {len(made):,} done and written.\n"
+                f"{plural(handover.undone, 'move')} of the plan not done; {made:,} done and written.\n"
                 "Clear the failed tasks of this run once their cause is gone. This one is among them, to write what "
                 "they will have done."
             )
         if not made:
             raise AirflowSkipException("Nothing was moved, so there is nothing to write.")
-        return len(made)
+        return made
 
 
 class SplashifyHandoverSummaryOperator(BaseOperator):

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowSkipException, conf
 
 from splashify_provider.bulk.sources import rows_of
-from splashify_provider.exceptions import RoutingError, SplashifyConfigurationError
+from splashify_provider.exceptions import RoutingError, SplashifyConfigurationError, SplashifyError
 from splashify_provider.operators.base import SplashifyOperator, due_at, parse_flag, skip_if_too_old
-from splashify_provider.redaction import plural, redact
+from splashify_provider.redaction import plural, redact, without_frames
 from splashify_provider.retry_policy import DEFAULT_RETRY_POLICY
 
 if TYPE_CHECKING:
@@ -113,15 +113,9 @@ class SplashifyPlanOperator(SplashifyOperator):
             except AirflowSkipException:
                 _push(context, PLAN, {"status": "too_old"})
                 raise
-            try:
-                conversations = list(rows_of(self.conversations, "conversations", ("user_phone_number",)))
-                plan = self._plan(context, conversations)
-            except RoutingError as error:  # the same rows would give the same error
-                sources = ", ".join(sorted(self.upstream_task_ids)) or "this task"
-                error.message += f"\nCorrect them where they come from, then clear {sources}, with what is downstream."
-                raise
+            plan, chunks = self._plan(context)
             plan_id = uuid.uuid4().hex
-            chunks = [{**chunk, "plan_id": plan_id} for chunk in self._chunks(plan, conversations)]
+            chunks = [{**chunk, "plan_id": plan_id} for chunk in chunks]
             status = "empty" if not chunks else "dry_run" if self.is_dry_run else "planned"
             zone = plan.timezone or getattr(context.get("dag"), "timezone", timezone.utc)
             self._show(plan.table(zone), status)
@@ -130,10 +124,19 @@ class SplashifyPlanOperator(SplashifyOperator):
             _push(context, PLAN, {"status": status, "plan_id": plan_id, "as_of": as_of, **plan.summary()})
             return chunks if status == "planned" else []
 
-    def _plan(self, context: Mapping[str, Any], conversations: list[Any]) -> Plan:
-        from splashify_provider.routing.planner import (
-            plan_assignments,
-        )  # not earlier: parsing a DAG loads no calendar library
+    @without_frames(SplashifyError)  # their variables hold whole numbers
+    def _plan(self, context: Mapping[str, Any]) -> tuple[Plan, list[dict[str, Any]]]:
+        try:
+            conversations = list(rows_of(self.conversations, "conversations", ("user_phone_number",)))
+            plan = self._checked_plan(context, conversations)
+        except RoutingError as error:  # the same rows would give the same error
+            sources = ", ".join(sorted(self.upstream_task_ids)) or "this task"
+            error.message += f"\nCorrect them where they come from, then clear {sources}, with what is downstream."
+            raise
+        return plan, self._chunks(plan, conversations)
+
+    def _checked_plan(self, context: Mapping[str, Any], conversations: list[Any]) -> Plan:
+        from splashify_provider.routing.planner import plan_assignments  # not earlier: slow to load
 
         shifts = list(rows_of(self.shifts, "shifts", ("agent_email",)))
         at, region = due_at(context), self.hook.client.settings.default_region

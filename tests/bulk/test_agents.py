@@ -17,6 +17,7 @@ from splashify_provider.exceptions import (
     ConversationNotFoundError,
     RateLimitError,
     ServerError,
+    SplashifyConnectionError,
 )
 from tests.bulk.simulation import Simulation
 from tests.conftest import ADA, BEN, DAN, counts, number
@@ -78,6 +79,13 @@ class TestFirstRequests:
         moments = [at for at, _ in splashify.simulation.asked]
         assert moments[0] < moments[1] < moments[2] < moments[3]
         assert moments[3] == moments[4]
+
+    def test_a_server_that_hangs_is_not_waited_for_row_by_row(self):
+        lost = [SplashifyConnectionError("no answer")]
+        splashify = Splashify(rows=dict.fromkeys(range(1, 100), lost * 900), latency=30.0, max_in_flight=8)
+        outcomes = splashify.run(lined_up(99, ADA))
+        assert outcomes[99].stopped_by
+        assert max(at for at, _ in splashify.simulation.asked) - 1000.0 < 8 * 30
 
     def test_a_429_to_the_first_is_repeated_alone(self):
         splashify = Splashify(DAN, rows={1: [RateLimitError(429, "later")]})

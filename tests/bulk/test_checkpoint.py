@@ -161,7 +161,7 @@ class TestRemembering:
         do(checkpoint, item)
         checkpoint.save()
         assert outcome(open_it(secret=b"another"), item) is None
-        assert "another API key or Base URL" in log.text
+        assert "another plan, API key or Base URL" in log.text
         assert outcome(open_it(), item) is None
 
     @pytest.mark.parametrize("content", ["not a checkpoint", "", 7, None, ["ab" * 11], "ab" * 12])

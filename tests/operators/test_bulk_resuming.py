@@ -82,6 +82,16 @@ class TestResuming:
         assert run(rows(*range(50)), context)["done_before"] == {}
         assert len(posted) == before + 50
 
+    def test_another_plan_sends_everything_again_since_holders_may_have_changed_before_it(self, workspace, again):
+        _, sandbox, posted = workspace()
+        with pytest.raises(AirflowFailException):
+            again([*rows(0), *rows(1, agent=DAN)], plan_id="one")
+        sandbox.workspace.assign(number(0), BEN)
+        posted.clear()
+        assert again(rows(0), plan_id="two")["counts"] == {"assigned": 1}
+        assert posted == [(number(0), ADA)]
+        assert sandbox.workspace.conversations[number(0)].agent_email == ADA
+
     def test_an_older_airflow_sends_everything_again_and_says_so(self, workspace, old_airflow):
         _, sandbox, posted = workspace(team(n30="server_error"))
         with pytest.raises(ServerError, match="sends everything again, which is harmless"):

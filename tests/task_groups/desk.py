@@ -17,7 +17,7 @@ GONE = "zoe@example.com"
 DAG = """
 from datetime import datetime, timedelta, timezone
 
-from airflow.providers.common.compat.sdk import DAG, Param
+from airflow.providers.common.compat.sdk import DAG, BaseNotifier, Param, TaskGroup, task
 from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
 
 from splashify_provider.sql import SqlWriteBack, fetch_rows_handler
@@ -28,30 +28,64 @@ def query(name, sql):
     return SQLExecuteQueryOperator(task_id=name, sql=sql, conn_id="support_db", handler=fetch_rows_handler).output
 
 
-def make(dag_id, schedule=None, dry_run=False, **arguments):
+def make(dag_id, schedule=None, dry_run=False, on_failure_callback=None, **arguments):
     start = datetime(2026, 1, 1, tzinfo=timezone.utc)
     params = {{"dry_run": Param(dry_run, type="boolean")}}
     defaults = {{"retries": 1, "retry_delay": timedelta(seconds=2)}}
     settings = {{"catchup": False, "params": params, "default_args": defaults, "is_paused_upon_creation": True}}
-    with DAG(dag_id, schedule=schedule, start_date=start, **settings):
-        SplashifyHandoverTaskGroup(
-            shifts=query("roster", "SELECT agent_email, starts_at, ends_at FROM roster"),
-            conversations=query("conversations", "SELECT user_phone_number, agent_email FROM conversations"),
-            max_run_age=timedelta(hours=8),
-            dry_run="{{{{ params.dry_run }}}}",
-            write_back=SqlWriteBack("support_db"),
-            **arguments,
-        )
+    with DAG(dag_id, schedule=schedule, start_date=start, on_failure_callback=on_failure_callback, **settings):
+        hand_over(**arguments)
 
 
+def hand_over(group_id="handover", **arguments):
+    return SplashifyHandoverTaskGroup(
+        group_id,
+        shifts=query("roster_of_" + group_id, "SELECT agent_email, starts_at, ends_at FROM roster"),
+        conversations=query("chats_of_" + group_id, "SELECT user_phone_number, agent_email FROM conversations"),
+        max_run_age=timedelta(hours=8),
+        dry_run="{{{{ params.dry_run }}}}",
+        write_back=SqlWriteBack("support_db"),
+        **arguments,
+    )
+
+
+@task
+def after_assign():
+    pass
+
+
+with DAG("two_of_them", schedule=None, catchup=False, params={{"dry_run": False}}):
+    with TaskGroup("outer"):
+        one = hand_over("one", default_args={{"pool": "splashify", "retries": 0}})
+    two = hand_over("two", prefix_group_id=False)
+    one.summary >> [task for task in two.plan.upstream_list]
+    one.assign >> after_assign()
+
+make("no_retries", default_args={{"retries": 0}})
 make("handover")
 make("checked", check_agents=True)
 make("scheduled", schedule="* * * * *", dry_run=True)
 {more}
 """
 WITH_APPROVAL = """
-make("approved", approval={})
-make("timed_out", approval={"response_timeout": timedelta(seconds=10), "defaults": "Reject"})
+class Note(BaseNotifier):
+    "Writes beside the table."
+
+    template_fields = ("text",)
+
+    def __init__(self, text):
+        super().__init__()
+        self.text = text
+
+    def notify(self, context):
+        with open("NOTES", "a") as notes:
+            print(self.text, file=notes)
+
+
+soon = {"response_timeout": timedelta(seconds=10)}
+make("approved", approval={"notifiers": [Note("asked about {{ run_id }}")]})
+make("timed_out", approval={**soon, "defaults": "Reject"})
+make("unanswered", approval=soon, on_failure_callback=Note("failed: {{ dag.dag_id }}"))
 """
 
 
@@ -134,6 +168,7 @@ class Desk:
 def support_desk(folder, *, has_approval, **sandbox):
     """Start Splashify, and write the DAGs beside the table."""
     (folder / "dags").mkdir()
-    (folder / "dags" / "handover.py").write_text(DAG.format(more=WITH_APPROVAL if has_approval else ""))
+    more = WITH_APPROVAL.replace("NOTES", str(folder / "notes.txt")) if has_approval else ""
+    (folder / "dags" / "handover.py").write_text(DAG.format(more=more))
     with Sandbox({}, rate_limit=10**9, **sandbox) as running:
         yield Desk(folder, running)

@@ -10,10 +10,11 @@ import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowFailException, TaskGroup
 from packaging.version import Version
 
-from splashify_provider.exceptions import SplashifyConfigurationError
+from splashify_provider.exceptions import ServerError, SplashifyConfigurationError
 from splashify_provider.routing import RoutingPolicy, Shift, WeeklyShift
+from splashify_provider.sandbox.workspace import DEFAULT_KEY
 from splashify_provider.task_groups.handover import SplashifyHandoverTaskGroup
-from tests.conftest import number
+from tests.conftest import number, shown_in_frames
 from tests.task_groups.simulation import AT, Killed, Run, make_group
 
 HOUR = timedelta(hours=1)
@@ -152,6 +153,8 @@ class TestAnAgentWhoIsRefused:
         assert run()["failed"] == 30
         assert desk.holds() == {GONE: 30}
         assert {run.states["handover.write_back"], run.states["handover.summary"]} == {"failed"}
+        for error in run.errors.values():
+            assert shown_in_frames(error, DEFAULT_KEY, *(number(index) for index in range(30))) == []
         text = str(run.errors["handover.summary"])
         assert text.startswith("30 moves of the plan not done.\n")
         assert "Then clear the failed tasks" in text
@@ -222,12 +225,22 @@ class TestCheckingAgents:
         assert "ada@example.com" in str(run.errors["handover.plan"])
         assert "There is no plan" in str(run.errors["handover.summary"])
 
+    def test_what_is_wrong_with_one_customer_says_nothing_of_the_agent(self, support):
+        desk = support(email("ada"), email("ada"), GONE)
+        desk.sandbox.workspace.set_scenario(number(0), "bad_request")
+        run = desk.run(shifts=roster("ada"), check_agents=True)
+        run()
+        assert run.is_green
+        assert [phone for phone, _ in desk.posted[:1]] == [number(1)]  # the first never reached the workspace
+
     def test_splashify_that_is_down_is_worth_a_retry(self, support):
         desk = support(email("ada"), GONE)
         desk.sandbox.workspace.set_scenario(number(0), "server_error")
         run = desk.run(shifts=roster("ada"), check_agents=True)
         run()
-        assert not isinstance(run.errors["handover.plan"], AirflowFailException)
+        error = run.errors["handover.plan"]
+        assert isinstance(error, ServerError)
+        assert shown_in_frames(error, DEFAULT_KEY, *(number(index) for index in range(2))) == []
 
 
 @pytest.mark.parametrize("map_up_to", [0, 100])
@@ -446,6 +459,7 @@ def test_bad_rows_fail_at_once_and_name_the_tasks_to_clear(support):
     error = run.errors["handover.plan"]
     assert isinstance(error, AirflowFailException)
     assert "then clear conversations, roster" in str(error)
+    assert shown_in_frames(error, DEFAULT_KEY, number(0)) == []
 
 
 def test_numbers_come_back_as_they_were_given(support):

@@ -79,8 +79,9 @@ def world(tmp_path_factory):
         support_desk(folder, has_approval=True, latency=0.01) as desk,
         standalone(folder, folder / "dags", HEARTBEATS, **desk.connections) as airflow,
     ):
-        airflow.wait_for("/dags", lambda answer: answer["total_entries"] == 5, 120)
-        for dag_id in ("handover", "checked", "approved", "timed_out"):
+        airflow.wait_for("/dags", lambda answer: answer["total_entries"] == 8, 120)
+        airflow.api("/pools", {"name": "splashify", "slots": 2})
+        for dag_id in ("handover", "checked", "two_of_them", "no_retries", "approved", "timed_out", "unanswered"):
             airflow.api(f"/dags/{dag_id}", {"is_paused": False}, "PATCH")
         yield desk, airflow
 
@@ -190,6 +191,19 @@ class TestApproval:
         assert desk.posted == []
         assert run.summary()["status"] == "rejected"
 
+    def test_without_an_answer_and_a_default_it_fails_once_and_whoever_is_to_know_is_told(self, start, desk):
+        desk.open(*[GONE] * 10)
+        run = start("unanswered")
+        assert run.ends() == "failed"
+        assert desk.posted == []
+        assert [instance["try_number"] for instance in run.instances("approval")] == [1]
+        assert "Nothing was moved: the approval failed or timed out." in run.log("summary")
+        deadline = time.monotonic() + 60
+        while "failed: unanswered" not in (notes := (desk.path.parent / "notes.txt").read_text()):
+            assert time.monotonic() < deadline, notes
+            time.sleep(1)
+        assert "asked about manual__" in notes  # by the approvals before
+
     def test_is_not_asked_for_a_dry_run(self, start, desk):
         desk.open(*[GONE] * 10)
         run = start("approved", conf={"dry_run": True})
@@ -225,6 +239,38 @@ def test_a_worker_killed_in_the_batch_loses_nothing(start, desk):
     assert run.ends() == "success"
     assert desk.is_handed_over(1000)
     assert len(desk.posted) <= 1000 + 200 + 8
+
+
+def test_a_worker_killed_without_retries_leaves_it_red_and_what_it_made_written(start, desk):
+    desk.open(*[GONE] * 1000)
+    run = start("no_retries")
+    deadline = time.monotonic() + 120
+    while len(desk.posted) < 500:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    psutil.Process(run.instances("assign")[0]["pid"]).kill()
+    assert run.ends() == "failed"
+    assert run.states("write_back") == ["failed"]
+    with desk.database() as database:
+        (left,) = database.execute("SELECT COUNT(*) FROM conversations WHERE agent_email = ?", (GONE,)).fetchone()
+    assert 1000 - left >= 500 - 200  # published as it was made
+    run.clear(only_failed=True)
+    assert run.ends() == "success"
+    assert desk.is_handed_over(1000)
+
+
+@pytest.mark.parametrize("size", [20, 200])
+def test_two_in_a_dag_one_inside_a_group_with_a_pool_and_a_task_that_hangs_on_assign(start, desk, size):
+    desk.open(*[GONE] * size)
+    desk.set_active(False, "chitra")
+    run = start("two_of_them")
+    assert run.ends() == "success"
+    assert desk.is_handed_over(size, "chitra")
+    found = run.airflow.api(f"{run.path}/taskInstances?limit=100")["task_instances"]
+    states = {instance["task_id"]: instance["state"] for instance in found}
+    assert states["after_assign"] == states["outer.one.summary"] == states["summary"] == "success"
+    second = run.airflow.api(f"{run.path}/taskInstances/summary/xcomEntries/return_value")["value"]
+    assert (second["moved"], second["kept"]) == (0, size)  # though who is refused has room
 
 
 def test_single_mapped_tasks_are_cleared(start, desk):
