@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 MOST_ROWS = 1_000_000
 _ROWS_AT_ONCE = 10_000
-_WRITTEN = "written"
+_WRITTEN, _WRITTEN_BEFORE, _MISSING = "written", "written before", "not in the table"
 _PLACEHOLDERS = ("%s", "?")  # those that Airflow's hooks have
 _MOVE = ("user_phone_number", "from_agent", "agent_email")
 _COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -151,8 +151,9 @@ class SqlWriteBack:
 
         :param moves: Mappings with ``user_phone_number`` (as it stands in the table), ``from_agent`` (None: nobody had
             the conversation) and ``agent_email`` (None: it was released).
-        :return: How many were written.
-        :raises SplashifyConfigurationError: If a move lacks one of these, or the connection isn't one of a database.
+        :return: How many stand in the table now, those that an earlier try has written among them.
+        :raises SplashifyConfigurationError: If a move lacks one of these, no row was found for any of them, or the
+            connection isn't one of a database.
         :raises AirflowException: If the database fails, which Airflow retries; what was written is taken back.
         """
         values = [_values(move, position) for position, move in enumerate(moves, start=1)]
@@ -167,9 +168,35 @@ class SqlWriteBack:
                     results[_write(cursor, statements, phone, holder, agent)] += 1
                 failure = "did not confirm that the moves are written"
         except Exception as error:
-            raise _failed(f"The database of {self.conn_id!r} (table {self.table}) {failure}", error) from None
+            what = f"The database of {self.conn_id!r} (table {self.table}) {failure}"
+            remedy = (
+                "A retry, or clearing this task, writes all moves; if that fails, too, correct table, phone_column, "
+                "agent_column, where or the connection first."
+            )
+            raise _failed(what, error, remedy) from None
+        if results[_MISSING] == len(values) > 0:
+            where = f" where {redact(self.where)}" if self.where else ""
+            raise SplashifyConfigurationError(
+                f"None of {plural(len(values), 'number')} is in table {self.table}{where}: nothing was written.\n"
+                "Check table, phone_column and where of the write-back. If all were closed meanwhile, mark this task "
+                "as success."
+            )
         _log(len(values), results)
-        return results[_WRITTEN]
+        return results[_WRITTEN] + results[_WRITTEN_BEFORE]
+
+    def check(self) -> None:
+        """Read a row that isn't there, to find out before anything is moved whether the table can be read.
+
+        :raises AirflowException: If it can't.
+        """
+        hook = self._hook()
+        try:
+            with _transaction(hook) as cursor:
+                cursor.execute(self._statements(hook.placeholder)[0], ("0",))
+                cursor.fetchall()
+        except Exception as error:
+            what = f"The table that moves are written back to can't be read (connection {self.conn_id!r}, {self.table})"
+            raise _failed(what, error, "Correct table, phone_column, agent_column or where.") from None
 
     def _hook(self) -> Any:
         from airflow.providers.common.compat.sdk import BaseHook  # not earlier: DAGs load this module
@@ -213,7 +240,9 @@ def _write(cursor: Any, statements: tuple[str, str, str], phone: str, holder: st
             written += cursor.rowcount != 0  # some drivers don't tell how many: -1 or None
     if written:
         return _WRITTEN
-    return "written before" if any(_is_same(raw, agent) for raw in found) else "changed by somebody else meanwhile"
+    if not found:
+        return _MISSING
+    return _WRITTEN_BEFORE if any(_is_same(raw, agent) for raw in found) else "changed by somebody else meanwhile"
 
 
 def _is_same(raw: object, agent: str) -> bool:
@@ -258,12 +287,9 @@ def _log(total: int, results: Counter[str]) -> None:
     log.info("%s.", "; ".join(filter(None, [written, rest])))
 
 
-def _failed(what: str, error: Exception) -> Exception:
+def _failed(what: str, error: Exception, remedy: str) -> Exception:
     """Return an error that Airflow retries, without what databases add on further lines: whole rows."""
     from airflow.providers.common.compat.sdk import AirflowException
 
     said = redact(safe_str(error).strip().partition("\n")[0])
-    return AirflowException(
-        f"{what} ({type(error).__name__}: {said}).\nA retry, or clearing this task, writes all moves; if that fails, "
-        "too, correct the table, the names or the connection first."
-    )
+    return AirflowException(f"{what} ({type(error).__name__}: {said}).\n{remedy}")

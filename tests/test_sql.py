@@ -229,14 +229,14 @@ def test_each_move_is_written_where_its_former_holder_still_is(any_db, log):
     moves = [move(1, ADA, BEN), move(2, None, BEN), move(3, None, BEN), move(4, ADA, None)]
     moves += (move(index, ADA, BEN) for index in (5, 6, 7))
     write_back = SqlWriteBack("support_db", where="status = 'open'")
-    assert write_back(iter(moves)) == 4
+    assert write_back(iter(moves)) == 5
     expected = [(number(1), BEN), (number(2), BEN), (number(3), BEN), (number(4), None)]
     expected += [(number(5), DAN), (number(6), BEN), (number(7), ADA), (number(8), ADA)]
     assert any_db(HELD) == expected
-    assert "Wrote 4 of 7 new agents back; 1 was written before, 2 were changed by somebody else mean" in log.text
-    assert write_back(moves) == 0
+    assert "Wrote 4 of 7 new agents back; 1 was written before, 1 was not in the table, 1 was changed" in log.text
+    assert write_back(moves) == 5
     assert any_db(HELD) == expected
-    assert "Wrote 0 of 7 new agents back; 5 were written before, 2 were changed" in log.text
+    assert "Wrote 0 of 7 new agents back; 5 were written before, 1 was not in the table" in log.text
     assert number(1) not in log.text
 
 
@@ -247,6 +247,23 @@ def test_numbers_as_text_and_as_numbers_are_the_same_in_any_column(any_db):
             any_db(SCHEMA.format(phone=column))
             any_db(INSERT, (number(1), ADA, "open"))
             assert SqlWriteBack("support_db")([move(1, ADA, BEN, phone=lambda index: kind(number(index)))]) == 1  # noqa: B023
+
+
+def test_where_no_number_is_found_at_all_it_says_what_may_be_wrong(any_db):
+    any_db(INSERT, (number(1), ADA, "open"), (number(2), ADA, "open"))
+    write_back = SqlWriteBack("support_db", where="status = 'OPEN'")
+    with pytest.raises(SplashifyConfigurationError, match="None of 2 numbers is in table conversations where status"):
+        write_back([move(1, ADA, BEN), move(2, ADA, BEN)])
+    assert write_back([]) == 0
+
+
+def test_a_table_that_cant_be_read_is_found_out_beforehand(any_db):
+    SqlWriteBack("support_db", where="status = 'open'").check()
+    for wrong in ({"table": "inbox"}, {"agent_column": "owner"}, {"phone_column": "phone"}, {"where": "state = 1"}):
+        with pytest.raises(
+            AirflowException, match=r"can't be read .*\nCorrect table, phone_column, agent_column or where"
+        ):
+            SqlWriteBack("support_db", **wrong).check()
 
 
 def test_thousands_are_written_at_once(any_db, log):
@@ -260,7 +277,7 @@ def test_a_schema_a_percent_sign_and_rows_as_dicts_work_on_postgresql(postgres, 
     connect_to(monkeypatch, **postgres, extra={"cursor": "dictcursor"})
     postgres_db(INSERT, (number(1), ADA, "open"), (number(2), BEN, "open"))
     write_back = SqlWriteBack("support_db", table="public.conversations", where="status LIKE 'o%'")
-    assert write_back([move(1, ADA, BEN), move(2, ADA, BEN)]) == 1
+    assert write_back([move(1, ADA, BEN), move(2, ADA, BEN)]) == 2
     assert "Wrote 1 of 2 new agents back; 1 was written before." in log.text
 
 
@@ -374,7 +391,7 @@ def test_where_a_driver_counts_no_rows_what_was_to_be_written_is_taken_for_writt
     hook = Hook(rowcount, held=[(ADA,)])
     assert use(monkeypatch, hook)([move(1, ADA, BEN)]) == 1
     assert hook.calls == ["autocommit False", "close", "commit", "close"]
-    assert use(monkeypatch, Hook(rowcount))([move(1, ADA, BEN)]) == 0
+    assert use(monkeypatch, Hook(rowcount, held=[(DAN,)]))([move(1, ADA, BEN)]) == 0
     assert use(monkeypatch, Hook(0, held=[(ADA,)]))([move(1, ADA, BEN)]) == 0  # somebody was quicker
 
 

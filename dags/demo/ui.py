@@ -82,9 +82,10 @@ def main() -> None:
                 time.sleep(1)
             print(
                 f"\n    Airflow   {url}/dags/{run.DAG_ID}\n    Inboxes   {sandbox.url}/\n\n"
-                f"Trigger the DAG, and watch the inboxes. {team.disabled} is on the roster but disabled in Splashify:\n"
-                "the next in line gets her conversations, and the log of handover.summary says so. Disable or remove\n"
-                "everybody on duty on the inbox page, and it says what to do.\n"
+                "Its DAGs are armed copies (dry_run is False), and paused: unpause this one, trigger it, and watch\n"
+                f"the inboxes. {team.disabled} is on the roster but disabled in Splashify: the next in line gets her\n"
+                "conversations, and the log of handover.summary says so. Disable or remove everybody on duty on the\n"
+                "inbox page, and it says what to do.\n"
                 "Ctrl-C stops everything.",
                 flush=True,
             )

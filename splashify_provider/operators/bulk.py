@@ -197,7 +197,6 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
         with self.airflow_errors():
             self.check_arguments()
             checkpoint = self._checkpoint(context)
-            self._skip_if_too_old(context, checkpoint)
             checked = check_rows(
                 self.hook.client,
                 self._moves(),
@@ -208,6 +207,8 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
             progress = Progress(checked, self.hook.client.limiter, self.log, counts_invalid=self.on_invalid != "skip")
             try:
                 self._carry_out(context, checked, checkpoint, progress)
+            except AirflowSkipException:
+                raise
             except BaseException:  # what a task that fails returns would be lost
                 self._push(context, progress)
                 raise
@@ -217,6 +218,7 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
         self, context: Mapping[str, Any], checked: CheckedRows, checkpoint: Checkpoint, progress: Progress
     ) -> None:
         to_send, done_before = self._sort(checked, checkpoint, progress)
+        self._skip_if_too_old(context, checkpoint)
         checked.refuse_bad_rows(self.log, self.on_invalid)
         self._log_counts(checked, len(to_send), len(done_before))
         if self.is_dry_run:
@@ -377,3 +379,13 @@ class SplashifyBulkAssignOperator(SplashifyOperator):
             if not self._has_failed_to_push:
                 self.log.warning("The summary could not be pushed to XCom (%s).", redact(error))
             self._has_failed_to_push = True
+
+
+class SplashifyPlannedAssignOperator(SplashifyBulkAssignOperator):
+    """Carry out the chunks of a plan: ``.partial(...).expand_kwargs(plan.output)``.
+
+    It is the bulk operator, only that its rows come from tables: Airflow would render whatever looks like a template in
+    them, and show or send what that gives.
+    """
+
+    template_fields: Sequence[str] = ("splashify_conn_id", "report_path", "is_dry_run")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,6 @@ _REMEDIES = {
     "agent_inactive": "Enable {} in Splashify under Settings → Team, or take them off the roster.",
     "agent_not_found": "Add {} in Splashify under Settings → Team, or correct the address on the roster.",
 }
-_CLEAR = "Clear the failed tasks of this run (Clear, Only Failed): what is done is not sent again."
 
 
 class SplashifyWriteBackOperator(BaseOperator):
@@ -35,7 +36,7 @@ class SplashifyWriteBackOperator(BaseOperator):
     :param tasks: The ids of the hand-over's tasks.
     :param write_back: Called with the moves, mappings of ``user_phone_number`` (as it was given), ``from_agent`` (or
         None) and ``agent_email`` (who has it now; None where it was released). Called again with the same moves when
-        the task is retried or cleared.
+        the task is retried or cleared. If it returns a number, it is how many of them are written now.
     :param max_run_age: Moves that were made longer ago than this are not written any more: newer runs have planned
         since.
     """
@@ -55,11 +56,11 @@ class SplashifyWriteBackOperator(BaseOperator):
         self.write_back = write_back
         self.max_run_age = max_run_age
 
-    def execute(self, context: Mapping[str, Any]) -> int:
+    def execute(self, context: Mapping[str, Any]) -> dict[str, int]:
         """Write.
 
         :param context: Airflow's task context.
-        :return: How many moves were handed to the function.
+        :return: How many ``moves`` were handed to the function, and how many are ``written``, if it says so.
         :raises AirflowSkipException: If nothing was to be moved.
         :raises AirflowFailException: If there is no plan, moves are not done, or they were made too long ago.
         """
@@ -73,19 +74,66 @@ class SplashifyWriteBackOperator(BaseOperator):
                 f"{plural(made, 'move')} made longer than max_run_age ago: not written any more, since newer runs "
                 "have planned since.\nIf the table lacks them, correct it by hand, and mark this task as success."
             )
+        written: dict[str, int] = {}
         if made:
-            self.write_back(handover.made())
-            self.log.info("%s handed to write_back.", plural(made, "move"))
-            context["ti"].xcom_push(key="return_value", value=made)  # which a failing task doesn't return
+            memory = _Memory(context.get("task_state_store"), handover.plan["plan_id"])
+            rows = len(memory.moves_of(handover))
+            said = self.write_back(memory.moves_of(handover))
+            memory.keep(handover)
+            is_count = isinstance(said, int) and not isinstance(said, bool) and 0 <= said <= rows
+            written |= {"moves": rows, "written": int(str(said)) if is_count else rows}
+            self.log.info("%s handed to write_back.", plural(rows, "move"))
+            context["ti"].xcom_push(key="return_value", value=written)  # which a failing task doesn't return
         if handover.undone:
             raise AirflowFailException(
-                f"{plural(handover.undone, 'move')} of the plan not done; {made:,} done and written.\n"
+                f"{plural(handover.undone, 'move')} of the plan not done; {made:,} done and handed to write_back.\n"
                 "Clear the failed tasks of this run once their cause is gone. This one is among them, to write what "
                 "they will have done."
             )
         if not made:
             raise AirflowSkipException("Nothing was moved, so there is nothing to write.")
-        return made
+        return written
+
+
+class _Memory:
+    """Whom this run has written already, in Airflow's task state store (3.3 and later): they are the former holders,
+    should a cleared task have given a conversation to somebody else.
+
+    :param store: The write-back's own.
+    :param plan_id: Whose moves: a plan that is made anew knows what was written.
+    """
+
+    _NAME = "splashify_written"
+
+    def __init__(self, store: Any, plan_id: str) -> None:
+        self._store, self._plan_id = store, plan_id
+        try:
+            kept = json.loads(store.get(self._NAME) or "{}") if store is not None else {}
+        except Exception:  # without it, a row that has changed since is left alone
+            kept = {}
+        is_ours = kept.get("plan_id") == plan_id
+        runs = kept["places"].items() if is_ours else ()
+        self._written = {place: agent for agent, places in runs for place in places}
+
+    def moves_of(self, handover: Handover) -> list[dict[str, Any]]:
+        """Return the moves for the function, one for each row."""
+        moves = []
+        for place, move, also in handover.made_by_place():
+            former = self._written.get(place)
+            if former and former != move["agent_email"]:
+                move["from_agent"] = former
+            moves += [move, *({**move, "user_phone_number": phone} for phone in also)]
+        return moves
+
+    def keep(self, handover: Handover) -> None:
+        """Remember whom the moves were written to."""
+        places: dict[str, list[int]] = {}
+        for place, move, _ in handover.made_by_place():
+            if move["agent_email"]:
+                places.setdefault(move["agent_email"], []).append(place)
+        if self._store is not None:
+            with suppress(Exception):  # as above
+                self._store.set(self._NAME, json.dumps({"plan_id": self._plan_id, "places": places}))
 
 
 class SplashifyHandoverSummaryOperator(BaseOperator):
@@ -151,7 +199,8 @@ class Summary:
         """What failed, in sentences."""
         handover = self._handover
         if handover.has_no_plan:
-            return ["There is no plan: planning, or a task that it gets its rows from, failed."]
+            reason = handover.plan.get("reason") or f"see {handover.sources}, and the task that plans."
+            return [f"There is no plan: {reason}"]
         if handover.has_no_answer:
             return ["Nothing was moved: the approval failed or timed out."]
         failures = [f"{plural(handover.undone, 'move')} of the plan not done."] if handover.undone else []
@@ -163,12 +212,16 @@ class Summary:
     def lines(self) -> Iterator[str]:
         """What happened."""
         yield self._headline()
+        if stayed := self._handover.stayed:
+            yield f"{plural(stayed, 'conversation')} above a limit stay: who had room was refused, the holder is next."
+        if unwritten := self._handover.written.get("moves", 0) - self._handover.written.get("written", 0):
+            yield f"{plural(unwritten, 'move')} not written back, as the rows have changed: see the log of write_back."
         for agent, why in self._handover.plan.get("unavailable", {}).items():
             yield f"Left out of the plan: {redact(agent)} {redact(why)}."
         for (agent, cause), refused in self._refused.items():
             yield (
                 f"Refused by Splashify: {redact(agent)} ({cause.removeprefix('agent_').replace('_', ' ')}): "
-                f"{refused['elsewhere']:,} went to the next in line, {refused['failed']:,} failed."
+                f"{refused['elsewhere']:,} went to the next in line, {refused['failed']:,} had nobody left."
             )
         if self._handover.too_old:
             yield f"{plural(self._handover.too_old, 'move')} not made: the run was older than max_run_age by then."
@@ -190,10 +243,10 @@ class Summary:
         return {
             "skipped": "Nothing was planned: what comes before was skipped.",
             "too_old": "Nothing was moved: the run is too old (see the task that plans).",
-            "dry_run": "A dry run: nothing was moved (see the task that plans).",
+            "dry_run": f"A dry run, nothing moved: {plan.get('moves', 0):,} to move, {counts['kept']:,} kept{left}.",
             "empty": f"Nothing had to be moved: {counts['kept']:,} kept{left}.",
             "rejected": "Nothing was moved: the plan was not approved.",
-            "failed": "Nothing was moved: there is no plan.",
+            "failed": "Nothing was moved.",
         }[counts["status"]]
 
     @property
@@ -213,7 +266,13 @@ class Summary:
         remedies += [remedy for remedy in dict.fromkeys(others) if remedy][:_MOST_SHOWN]
         if self._handover.too_old:
             remedies.append("Trigger a new run: this one is too old to move anything.")
-        return [*remedies, "Then clear" + _CLEAR.removeprefix("Clear") if remedies else _CLEAR]
+        if not self._handover.has_no_plan:
+            remedies.append(
+                "After a change in Splashify, or none: clear the failed tasks of this run (Clear, Only Failed). What "
+                "is done is not sent again."
+            )
+        again = f"After a change of your rows: clear {self._handover.sources} with Downstream, for a new plan."
+        return [*remedies, again]
 
     def _kinds(self) -> dict[str, tuple[Mapping[str, Any], int]]:
         """Return the first failure of each kind that is not told by agent, and how many there are."""

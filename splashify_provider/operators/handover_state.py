@@ -20,6 +20,7 @@ class HandoverTasks:
     approval: str | None
     assign: str
     write_back: str | None = None
+    sources: tuple[str, ...] = ()  # that the plan gets its rows from
 
 
 class Handover:
@@ -32,9 +33,13 @@ class Handover:
     def __init__(self, context: Mapping[str, Any], tasks: HandoverTasks) -> None:
         ti = context["ti"]
         self._tasks = tasks
-        self._states = _states(context, [each for each in vars(tasks).values() if each])
+        ids = (tasks.plan, tasks.approval, tasks.assign, tasks.write_back)
+        self._states = _states(context, [each for each in ids if each])
         self.plan: Mapping[str, Any] = ti.xcom_pull(task_ids=tasks.plan, key=PLAN) or {}
         self.chunks: list[Mapping[str, Any]] = list(ti.xcom_pull(task_ids=tasks.plan) or [])
+        if self._states.get(tasks.plan) != "success":  # a plan that was made before is none any more
+            is_of_this_try = self.plan.get("status") in ("too_old", "failed")
+            self.plan, self.chunks = self.plan if is_of_this_try else {}, []
         # One result comes as it is, several as a list. Those of a longer or earlier plan count for nothing.
         pulled = ti.xcom_pull(task_ids=tasks.assign)
         self.results: dict[int, Mapping[str, Any]] = {
@@ -42,7 +47,8 @@ class Handover:
             for result in ([pulled] if isinstance(pulled, dict) else pulled or [])
             if result and result["plan_id"] == self.plan.get("plan_id")
         }
-        self.has_written = bool(tasks.write_back) and ti.xcom_pull(task_ids=tasks.write_back) is not None
+        self.written: Mapping[str, int] = (tasks.write_back and ti.xcom_pull(task_ids=tasks.write_back)) or {}
+        """How many ``moves`` were handed to write_back, and how many of them are ``written``; empty if it failed."""
 
     @property
     def has_no_plan(self) -> bool:
@@ -63,7 +69,12 @@ class Handover:
     def has_failed_to_write(self) -> bool:
         """Whether what was made is not written back."""
         state = self._states.get(self._tasks.write_back or "", "skipped")
-        return state not in ("success", "skipped") and not self.has_written
+        return state not in ("success", "skipped") and not self.written
+
+    @property
+    def sources(self) -> str:
+        """The tasks that the plan gets its rows from, for a sentence."""
+        return ", ".join(self._tasks.sources) or self._tasks.plan
 
     @property
     def _is_skipped(self) -> bool:
@@ -71,12 +82,16 @@ class Handover:
 
     def made(self) -> list[dict[str, Any]]:
         """Return the moves that were made: ``user_phone_number``, ``from_agent``, ``agent_email`` (who has it now)."""
-        return [move for move in self._carried_out() if move["agent_email"] != move["from_agent"]]
+        return [move for _, move, _ in self.made_by_place()]
+
+    def made_by_place(self) -> Iterator[tuple[int, dict[str, Any], list[Any]]]:
+        """Return the same, each with its place in the plan, and how else its number stands in the rows."""
+        return (made for made in self._carried_out() if made[1]["agent_email"] != made[1]["from_agent"])
 
     @property
     def stayed(self) -> int:
         """How many conversations above an agent's limit stay, since who had room was refused."""
-        return sum(move["agent_email"] == move["from_agent"] for move in self._carried_out())
+        return sum(move["agent_email"] == move["from_agent"] for _, move, _ in self._carried_out())
 
     @property
     def ended_at(self) -> datetime | None:
@@ -91,19 +106,19 @@ class Handover:
         spans = ((datetime.fromisoformat(each["ended_at"]), each["seconds"]) for each in self.results.values())
         return (end - min(ended - timedelta(seconds=seconds) for ended, seconds in spans)).total_seconds()
 
-    def _carried_out(self) -> Iterator[dict[str, Any]]:
+    def _carried_out(self) -> Iterator[tuple[int, dict[str, Any], list[Any]]]:
+        place = 0
         for index, chunk in enumerate(self.chunks):
-            if (result := self.results.get(index)) is None:
-                continue
-            not_done = set(_positions(result["not_done"]))
-            holders = {position: agent for agent, runs in result["elsewhere"].items() for position in _positions(runs)}
-            for position, move in enumerate([*chunk["assignments"], *chunk["releases"]], 1):
-                if position not in not_done:
-                    yield {
-                        "user_phone_number": move["user_phone_number"],
-                        "from_agent": move["from_agent"],
-                        "agent_email": holders.get(position, move.get("agent_email")),
-                    }
+            moves = [*chunk["assignments"], *chunk["releases"]]
+            if result := self.results.get(index):
+                not_done = set(_positions(result["not_done"]))
+                holders = {each: agent for agent, runs in result["elsewhere"].items() for each in _positions(runs)}
+                for position, move in enumerate(moves, 1):
+                    if position not in not_done:
+                        agent = holders.get(position, move.get("agent_email"))
+                        made = {name: move[name] for name in ("user_phone_number", "from_agent")}
+                        yield place + position, {**made, "agent_email": agent}, move.get("also_written", [])
+            place += len(moves)
 
     @property
     def undone(self) -> int:

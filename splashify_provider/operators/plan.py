@@ -32,11 +32,11 @@ class SplashifyPlanOperator(SplashifyOperator):
     """Plan who is to hold each open conversation, as of the moment the run was due, and show the plan in the log.
 
     XCom gets the plan in chunks, each a mapping of arguments for
-    ``SplashifyBulkAssignOperator.partial(...).expand_kwargs(plan.output)``: ``assignments`` (of each move
+    ``SplashifyPlannedAssignOperator.partial(...).expand_kwargs(plan.output)``: ``assignments`` (of each move
     ``user_phone_number`` as it was given, ``from_agent`` or None, ``agent_email``, and ``fallback_agents``, who is next
-    in line), ``releases`` and ``plan_id``. Besides, under ``plan``, ``status`` (``planned``, ``empty``, ``dry_run`` or
-    ``too_old``), ``plan_id``, and what :meth:`Plan.summary` counts; under ``markdown`` the plan to read, with masked
-    numbers.
+    in line; ``also_written`` where the same customer has other rows), ``releases`` and ``plan_id``. Besides, under
+    ``plan``, ``status`` (``planned``, ``empty``, ``dry_run``, ``too_old`` or ``failed``), ``plan_id``, and what
+    :meth:`Plan.summary` counts; under ``markdown`` the plan to read, with masked numbers.
 
     The same rows give the same plan, so the task may be retried and cleared.
 
@@ -113,7 +113,11 @@ class SplashifyPlanOperator(SplashifyOperator):
             except AirflowSkipException:
                 _push(context, PLAN, {"status": "too_old"})
                 raise
-            plan, chunks = self._plan(context)
+            try:
+                plan, chunks = self._plan(context)
+            except SplashifyError as error:
+                _push(context, PLAN, {"status": "failed", "reason": error.reason})
+                raise
             plan_id = uuid.uuid4().hex
             chunks = [{**chunk, "plan_id": plan_id} for chunk in chunks]
             status = "empty" if not chunks else "dry_run" if self.is_dry_run else "planned"
@@ -128,6 +132,7 @@ class SplashifyPlanOperator(SplashifyOperator):
     def _plan(self, context: Mapping[str, Any]) -> tuple[Plan, list[dict[str, Any]]]:
         try:
             conversations = list(rows_of(self.conversations, "conversations", ("user_phone_number",)))
+            _check_holders(conversations)
             plan = self._checked_plan(context, conversations)
         except RoutingError as error:  # the same rows would give the same error
             sources = ", ".join(sorted(self.upstream_task_ids)) or "this task"
@@ -149,9 +154,10 @@ class SplashifyPlanOperator(SplashifyOperator):
             if not self.check_agents or self.is_dry_run:
                 return plan
             held: dict[str, list[str]] = {}
+            fallback = self.policy.used_fallback if self.policy else None
             for kept in plan.kept:
-                if kept.agent_email and kept.agent_email in plan.limits and kept.agent_email not in checked:
-                    held.setdefault(kept.agent_email, []).append(kept.user_phone_number)
+                if kept.agent_email in {*plan.limits, fallback} - checked:
+                    held.setdefault(str(kept.agent_email), []).append(kept.user_phone_number)
             if not held:
                 return plan
             checked |= set(held)
@@ -174,18 +180,21 @@ class SplashifyPlanOperator(SplashifyOperator):
             for row in conversations
             if isinstance(row, Mapping) and row.get("user_phone_number")
         }
+        more = self._other_rows(plan, given)
         moves = [
             {
                 "user_phone_number": given.get(move.user_phone_number, move.user_phone_number),
                 "from_agent": move.from_agent,
                 "agent_email": move.agent_email,
                 "fallback_agents": list(move.fallback_agents),
+                **more.get(move.user_phone_number, {}),
             }
             for move in plan.moves
         ]
         holders = {each.user_phone_number: each.from_agent for each in plan.unassigned}
         releases = [
-            {"user_phone_number": given.get(phone, phone), "from_agent": holders[phone]} for phone in plan.releases
+            {"user_phone_number": given.get(phone, phone), "from_agent": holders[phone], **more.get(phone, {})}
+            for phone in plan.releases
         ]
         is_mapped = len(moves) <= self.map_up_to and len(moves) + bool(releases) <= _max_map_length()
         chunks = [[move] for move in moves] if is_mapped else [moves]
@@ -193,6 +202,21 @@ class SplashifyPlanOperator(SplashifyOperator):
             *({"assignments": chunk, "releases": []} for chunk in chunks if chunk),
             *([{"assignments": [], "releases": releases}] if releases else []),
         ]
+
+    def _other_rows(self, plan: Plan, given: Mapping[str, Any]) -> dict[str, dict[str, list[Any]]]:
+        """Return how else numbers stand in the rows: each spelling of a customer's has a row to write back to."""
+        decided = {each.user_phone_number for each in (*plan.moves, *plan.kept, *plan.unassigned)}
+        if not (others := given.keys() - decided):
+            return {}
+        from splashify_provider.routing.conversations import customer_key  # not earlier: slow to load
+
+        region = self.hook.client.settings.default_region
+        by_customer = {customer_key(phone, region): phone for phone in decided}
+        found: dict[str, dict[str, list[Any]]] = {}
+        for phone in sorted(others):
+            one = found.setdefault(by_customer[customer_key(phone, region)], {"also_written": []})
+            one["also_written"].append(given[phone])
+        return found
 
     def _show(self, table: str, status: str) -> None:
         for line in table.splitlines():  # a line each: log viewers show a line break as they like
@@ -206,6 +230,16 @@ class SplashifyPlanOperator(SplashifyOperator):
         elif status == "empty":
             self.log.info("Nothing has to change.")
         self.log.info("%s", table.partition("\n")[0])  # again, since most viewers open at the end
+
+
+def _check_holders(conversations: list[Any]) -> None:
+    """Refuse rows of which none says who holds the conversation: a forgotten column must not read as nobody."""
+    rows = [row for row in conversations if isinstance(row, Mapping)]
+    if rows and not any(str(name).lower() == "agent_email" for row in rows for name in row):
+        raise RoutingError(
+            f"The conversations have no column agent_email (their columns: {redact(', '.join(map(str, rows[0])))}), so "
+            "who holds them is not known. Give each of them agent_email, NULL where nobody does."
+        )
 
 
 def check_policy(policy: object) -> None:

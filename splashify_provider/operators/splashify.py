@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from splashify_provider.agent_email import validate_agent_email, validate_fallback_agents
 from splashify_provider.bulk.assignment import AGENT_REFUSED, all_refused, label_of
 from splashify_provider.operators.base import SplashifyOperator, due_at, map_index_of, skip_if_too_old
-from splashify_provider.operators.bulk import SplashifyBulkAssignOperator
+from splashify_provider.operators.bulk import SplashifyBulkAssignOperator, SplashifyPlannedAssignOperator
 from splashify_provider.operators.plan import SplashifyPlanOperator
 from splashify_provider.redaction import mask_phone_number
 from splashify_provider.retry_policy import DEFAULT_RETRY_POLICY
@@ -22,6 +22,7 @@ __all__ = [
     "SplashifyAssignOperator",
     "SplashifyBulkAssignOperator",
     "SplashifyPlanOperator",
+    "SplashifyPlannedAssignOperator",
     "SplashifyReleaseOperator",
     "due_at",
     "skip_if_too_old",

@@ -89,7 +89,7 @@ def read_chats(
     problems: list[str] = []
     conversations: list[Conversation] = read_rows(rows, lambda _: Conversation, (Conversation,), "conversations")
     for position, conversation in enumerate(conversations, start=1):
-        phone = _key(conversation.user_phone_number, region)
+        phone = customer_key(conversation.user_phone_number, region)
         earlier, same = first.setdefault(phone, (position, conversation))
         problems += (
             f"conversation {position}: {name} is {new}, but the same customer ({mask_phone_number(phone)}) has {old} "
@@ -132,11 +132,15 @@ def _spelling(conversation: Conversation) -> tuple[str, ...]:
     return tuple(str(value or "") for value in vars(conversation).values())
 
 
-def _key(phone_number: str, region: str | None) -> str:
+def customer_key(phone_number: str, region: str | None) -> str:
     """Return one key for all notations of a number.
 
     Whether it may be sent is judged where it is sent: one bad number in a table is no reason to leave everybody else
     without an agent.
+
+    :param phone_number: The number, in any notation.
+    :param region: Whose national notation is understood ("IN"), if any.
+    :return: The number in the API's form; for what can't be read with certainty its digits, marked.
     """
     from splashify_provider.phone_numbers import normalize_phone_number  # slow to load
 

@@ -57,7 +57,7 @@ def read_rows(
                 of_row = error.problems if isinstance(error, RoutingError) else [str(error)]
                 problems += [f"{place}: {problem}{_whose(by_name, problem)}" for problem in of_row]
         else:
-            problems.append(f"{place} is {_a(row)}, not a mapping: rows need the names of their columns")
+            problems.append(f"{place} is {_a(row)}, not a mapping: rows need column names (see fetch_rows_handler)")
     if problems:
         refuse(f"the {name}", problems)
     return read

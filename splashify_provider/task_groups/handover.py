@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -11,7 +12,7 @@ from airflow.providers.common.compat.sdk import AirflowException, TaskGroup
 
 from splashify_provider.exceptions import SplashifyConfigurationError
 from splashify_provider.operators.base import check_choice, check_max_run_age, parse_flag
-from splashify_provider.operators.bulk import SplashifyBulkAssignOperator
+from splashify_provider.operators.bulk import SplashifyPlannedAssignOperator
 from splashify_provider.operators.handover import SplashifyHandoverSummaryOperator, SplashifyWriteBackOperator
 from splashify_provider.operators.handover_state import HandoverTasks
 from splashify_provider.operators.plan import MARKDOWN, SplashifyPlanOperator, check_map_up_to, check_policy
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, MappedOperator
 
     from splashify_provider.routing.policy import RoutingPolicy
+
+_OURS = {"task_id", "plan_task_id", "trigger_rule", "do_xcom_push"}
 
 
 class SplashifyHandoverTaskGroup(TaskGroup):
@@ -49,7 +52,8 @@ class SplashifyHandoverTaskGroup(TaskGroup):
         ``"fail"`` fails those, and does everything else.
     :param on_conversation_not_found: ``"skip"`` conversations that were resolved meanwhile, or ``"fail"`` those.
     :param write_back: Called with the moves that were made, to write them where the conversations came from; see
-        :class:`SplashifyWriteBackOperator`, and ``splashify_provider.sql.SqlWriteBack`` for a table.
+        :class:`SplashifyWriteBackOperator`, and ``splashify_provider.sql.SqlWriteBack`` for a table. If it has a method
+        ``check``, as that has, it is called before anything is planned.
     :param splashify_conn_id: The Airflow connection. (templated)
     :param kwargs: What every ``TaskGroup`` takes.
     :raises SplashifyConfigurationError: If an argument is wrong, or Airflow is too old for an approval.
@@ -85,9 +89,10 @@ class SplashifyHandoverTaskGroup(TaskGroup):
         check_agents = parse_flag("check_agents", check_agents)
         check_choice("on_agent_refused", on_agent_refused, "next", "fail")
         check_choice("on_conversation_not_found", on_conversation_not_found, "fail", "skip")
-        if write_back is not None and not callable(write_back):
+        if write_back is not None and not _is_function(write_back):
             raise SplashifyConfigurationError(
-                f"write_back must be a function that takes the list of moves, not {redact(repr(write_back))}."
+                "write_back must be a plain function that takes the list of moves, or SqlWriteBack(...), not "
+                f"{redact(repr(write_back))}."
             )
         super().__init__(group_id, **kwargs)
         given = {**self.dag.default_args, **self.default_args}
@@ -98,9 +103,15 @@ class SplashifyHandoverTaskGroup(TaskGroup):
         connection: dict[str, Any] = (
             {} if splashify_conn_id == "splashify_default" else {"splashify_conn_id": splashify_conn_id}
         )
-        with self:
+        # Whether it could write is better known before anything is moved.
+        check = getattr(write_back, "check", None)
+        # default_args that name arguments of the group's own count where it was given none.
+        max_run_age = given.get("max_run_age") if max_run_age is None else max_run_age
+        dry_run = given.get("dry_run", False) if dry_run is False else dry_run
+        with self.dag, self:
             self.plan = SplashifyPlanOperator(
                 task_id="plan",
+                pre_execute=None if check is None else lambda _: check(),
                 shifts=shifts,
                 conversations=conversations,
                 policy=policy,
@@ -109,16 +120,19 @@ class SplashifyHandoverTaskGroup(TaskGroup):
                 max_run_age=max_run_age,
                 dry_run=dry_run,
                 do_xcom_push=True,
+                trigger_rule="all_success",
                 **connection,
                 **retries,
             )
-            self.assign = SplashifyBulkAssignOperator.partial(
+            self.assign = SplashifyPlannedAssignOperator.partial(
                 task_id="assign",
                 on_agent_refused=on_agent_refused,
                 on_conversation_not_found=on_conversation_not_found,
                 on_invalid="continue",
                 max_run_age=max_run_age,
+                dry_run=False,  # of which there is nothing to assign
                 do_xcom_push=True,
+                trigger_rule="all_success",
                 **connection,
                 **retries,
             ).expand_kwargs(self.plan.output)
@@ -126,7 +140,8 @@ class SplashifyHandoverTaskGroup(TaskGroup):
             if self.approval:
                 self.plan >> self.approval >> self.assign
             approval_id = self.approval.task_id if self.approval else None
-            tasks = HandoverTasks(self.plan.task_id, approval_id, self.assign.task_id)
+            sources = tuple(sorted(self.plan.upstream_task_ids))
+            tasks = HandoverTasks(self.plan.task_id, approval_id, self.assign.task_id, sources=sources)
             self.write_back = None
             if write_back:
                 self.write_back = SplashifyWriteBackOperator(
@@ -143,12 +158,21 @@ class SplashifyHandoverTaskGroup(TaskGroup):
             [self.assign, *([self.write_back] if self.write_back else [])] >> self.summary
 
 
+def _is_function(given: object) -> bool:
+    """Check whether something does its work when it is called, and not later, or as a task."""
+    is_lazy = (
+        inspect.iscoroutinefunction(given) or inspect.isgeneratorfunction(given) or inspect.isasyncgenfunction(given)
+    )
+    return callable(given) and not inspect.isclass(given) and not is_lazy and not hasattr(given, "expand")
+
+
 def _approval_of(plan_task_id: str, arguments: Mapping[str, Any]) -> BaseOperator:
     """Make the task that asks a person."""
-    if not isinstance(arguments, Mapping):
+    if not isinstance(arguments, Mapping) or _OURS & set(arguments):
         raise SplashifyConfigurationError(
             "approval must be a dictionary of ApprovalOperator's arguments, such as "
-            f"{{'response_timeout': timedelta(minutes=20), 'defaults': 'Reject'}}, not {redact(repr(arguments))}."
+            f"{{'response_timeout': timedelta(minutes=20), 'defaults': 'Reject'}}, without {', '.join(sorted(_OURS))}; "
+            f"not {redact(repr(arguments))}."
         )
     try:
         from splashify_provider.operators.approval import PlanApprovalOperator  # not there before 3.1
@@ -159,6 +183,8 @@ def _approval_of(plan_task_id: str, arguments: Mapping[str, Any]) -> BaseOperato
     return PlanApprovalOperator(
         task_id="approval",
         plan_task_id=plan_task_id,
+        trigger_rule="all_success",
+        do_xcom_push=True,
         **{
             "subject": "Hand the conversations over as planned?",
             "body": f"{{{{ ti.xcom_pull(task_ids={plan_task_id!r}, key={MARKDOWN!r}) }}}}",

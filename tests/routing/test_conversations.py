@@ -28,7 +28,7 @@ def test_every_bad_row_is_named_by_its_position_counted_from_1():
     assert raised.value.problems == [
         "conversation 1: user_phone_number is missing",
         "conversation 3: user_phone_number is missing (its columns: phone)",
-        "conversation 4 is a str, not a mapping: rows need the names of their columns",
+        "conversation 4 is a str, not a mapping: rows need column names (see fetch_rows_handler)",
         "conversation 5: user_phone_number has no digits",
     ]
 

@@ -101,7 +101,10 @@ class Run:
         for key in [key for key in self.xcoms if key[:2] == (task_id, map_index)]:
             del self.xcoms[key]
         try:
-            self._push(task_id, map_index, "return_value", task.execute(self.context(task_id, map_index)))
+            context = self.context(task_id, map_index)
+            if task._pre_execute_hook:
+                task._pre_execute_hook(context)
+            self._push(task_id, map_index, "return_value", task.execute(context))
             self.states[name] = "success"
         except AirflowSkipException:
             self.states[name] = "skipped"

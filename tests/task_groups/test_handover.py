@@ -7,12 +7,13 @@ from datetime import datetime, timedelta, timezone
 from importlib.metadata import version
 
 import pytest
-from airflow.providers.common.compat.sdk import DAG, AirflowFailException, TaskGroup
+from airflow.providers.common.compat.sdk import DAG, AirflowFailException, TaskGroup, task
 from packaging.version import Version
 
 from splashify_provider.exceptions import ServerError, SplashifyConfigurationError
 from splashify_provider.routing import RoutingPolicy, Shift, WeeklyShift
 from splashify_provider.sandbox.workspace import DEFAULT_KEY
+from splashify_provider.sql import SqlWriteBack
 from splashify_provider.task_groups.handover import SplashifyHandoverTaskGroup
 from tests.conftest import number, shown_in_frames
 from tests.task_groups.simulation import AT, Killed, Run, make_group
@@ -157,7 +158,7 @@ class TestAnAgentWhoIsRefused:
             assert shown_in_frames(error, DEFAULT_KEY, *(number(index) for index in range(30))) == []
         text = str(run.errors["handover.summary"])
         assert text.startswith("30 moves of the plan not done.\n")
-        assert "Then clear the failed tasks" in text
+        assert "After a change in Splashify, or none: clear the failed tasks of this run (Clear, Only Failed)" in text
         desk.enable(*ON_DUTY)
         run.clear_failed()
         assert run.is_green
@@ -224,6 +225,15 @@ class TestCheckingAgents:
         run()
         assert "ada@example.com" in str(run.errors["handover.plan"])
         assert "There is no plan" in str(run.errors["handover.summary"])
+
+    def test_the_fallback_agent_of_the_policy_is_checked_too(self, support):
+        desk = support(email("dora"), email("dora"))
+        desk.disable("dora")
+        policy = RoutingPolicy(nobody_on_duty="fallback_agent", fallback_agent=email("dora"))
+        run = desk.run(shifts=roster(at=AT - 5 * HOUR), policy=policy, check_agents=True)
+        run()
+        assert not run.is_green
+        assert "dora@example.com is inactive in Splashify" in str(run.errors["handover.plan"])
 
     def test_what_is_wrong_with_one_customer_says_nothing_of_the_agent(self, support):
         desk = support(email("ada"), email("ada"), GONE)
@@ -391,6 +401,24 @@ class TestWritingBack:
             "1 move of the plan not done. 4 moves made and not written back: see write_back."
         )
 
+    def test_what_is_sent_again_to_somebody_else_is_written_too(self, support):
+        desk = support(*[GONE] * 30)
+        desk.disable("chitra")
+        run = desk.run()
+        run()
+        desk.enable("chitra")
+        run.clear("handover.assign", "handover.write_back", "handover.summary")
+        assert run.is_green
+        assert desk.holds()[email("chitra")]
+
+    def test_every_row_of_a_customer_is_written(self, support):
+        desk = support(GONE)
+        desk.table[f"+1 202-555-{number(0)[-4:]}"] = GONE
+        run = desk.run()
+        assert run()["moved"] == 1
+        assert len(desk.posted) == 1
+        assert set(desk.table.values()) == {desk.in_splashify[f"+{number(0)}"]}
+
     def test_without_a_function_nothing_is_written(self, support):
         desk = support(GONE)
         group = make_group(None, shifts=roster(), conversations=desk.conversations)
@@ -438,6 +466,30 @@ def test_a_pull_that_skips_ends_green(support):
     assert run.is_green
 
 
+def test_a_pull_that_skips_leaves_no_earlier_plan_in_force(support):
+    desk = support(GONE, GONE)
+    run = desk.run()
+    run()
+    desk.table = dict.fromkeys(desk.table, GONE)
+    run.upstream = "skipped"
+    assert (
+        run.clear("handover.plan", "handover.assign", "handover.write_back", "handover.summary")["status"] == "skipped"
+    )
+    assert set(desk.table.values()) == {GONE}
+
+
+def test_text_from_a_table_is_never_a_template(support):
+    odd = "{{'ada'}}@example.com"
+    desk = support(GONE)
+    desk.sandbox.workspace.set_agent(odd)
+    run = desk.run(shifts=[{**roster("ada")[0], "agent_email": odd}])
+    (chunk,) = run.group.plan.execute(run.context("handover.plan"))
+    operator = run.group.assign.unmap(chunk)
+    operator.render_template_fields({"params": {}})
+    assert operator.assignments[0]["agent_email"] == odd
+    assert "assignments" not in operator.template_fields
+
+
 def test_a_pull_that_fails_ends_red(support):
     desk = support(GONE)
     run = desk.run()
@@ -449,6 +501,42 @@ def test_a_pull_that_fails_ends_red(support):
     run.clear_failed()
     assert run.is_green
     assert GONE not in desk.holds()
+
+
+def test_a_forgotten_holder_column_is_not_read_as_nobody(support):
+    desk = support(email("ada"), email("ben"))
+    rows = [{"user_phone_number": phone, "owner": holder} for phone, holder in desk.table.items()]
+    run = Run(make_group(desk.write_back, shifts=roster(), conversations=rows))
+    run()
+    assert not run.is_green
+    assert desk.posted == []
+    text = str(run.errors["handover.summary"])
+    assert "The conversations have no column agent_email (their columns: user_phone_number, owner)" in text
+    assert "clear handover.plan with Downstream, for a new plan" in text
+    assert "Only Failed" not in text
+
+
+def test_a_write_back_that_could_not_write_fails_before_anything_moves(support):
+    class WriteBack:
+        def check(self):
+            raise OSError("no such column: agent_email")
+
+        def __call__(self, moves):
+            raise AssertionError(moves)
+
+    desk = support(GONE)
+    run = Run(make_group(WriteBack(), shifts=roster(), conversations=desk.conversations))
+    run()
+    assert not run.is_green
+    assert desk.posted == []
+
+
+def test_what_is_not_written_is_told(support, log):
+    desk = support(*[GONE] * 5)
+    run = Run(make_group(lambda moves: len(moves) - 2, shifts=roster(), conversations=desk.conversations))
+    run()
+    assert run.is_green
+    assert "2 moves not written back, as the rows have changed: see the log of write_back." in log.text
 
 
 def test_bad_rows_fail_at_once_and_name_the_tasks_to_clear(support):
@@ -505,6 +593,19 @@ class TestThePlanIsReadFrom:
         assert str(run.errors["handover.plan"]).startswith("conversations must be a list of rows or the path of a file")
 
 
+async def later(moves):
+    """Do nothing when it is called."""
+
+
+def in_pieces(moves):
+    yield moves
+
+
+@task
+def as_task(moves):
+    """Make a task when it is called."""
+
+
 class TestTheGroup:
     def test_has_its_tasks_as_attributes_and_more_can_hang_on_them(self):
         group = make_group(print)
@@ -531,13 +632,29 @@ class TestTheGroup:
     def test_keeps_to_default_args(self):
         defaults = {"retries": 7, "pool": "splashify", "splashify_conn_id": "other", "do_xcom_push": False}
         group = make_group(print, {"default_args": {"pool": "none"}}, default_args=defaults)
-        for task in (group.plan, group.write_back):
-            assert (task.retries, task.pool) == (7, "splashify")
+        for one in (group.plan, group.write_back):
+            assert (one.retries, one.pool) == (7, "splashify")
         assert group.assign.partial_kwargs["retries"] == 7
         assert group.assign.partial_kwargs["pool"] == "splashify"
         assert group.plan.splashify_conn_id == "other"
         assert group.assign.unmap({"assignments": []}).splashify_conn_id == "other"
         assert group.plan.do_xcom_push
+
+    def test_assigns_only_after_what_comes_before_has_succeeded(self):
+        group = make_group(default_args={"trigger_rule": "all_done"})
+        assert group.assign.partial_kwargs["trigger_rule"] == group.plan.trigger_rule == "all_success"
+
+    def test_takes_default_args_that_name_its_own_arguments(self):
+        group = make_group(default_args={"dry_run": True, "max_run_age": HOUR})
+        assert (group.plan.is_dry_run, group.plan.max_run_age) == (True, HOUR)
+        assert group.assign.unmap({"assignments": []}).is_dry_run is False
+        assert group.assign.partial_kwargs["max_run_age"] == HOUR
+
+    def test_may_be_given_its_dag(self):
+        dag = DAG("given", schedule=None, start_date=AT)
+        group = SplashifyHandoverTaskGroup(dag=dag, shifts=[], conversations=[])
+        assert set(dag.task_ids) == {"handover.plan", "handover.assign", "handover.summary"}
+        assert group.summary.dag is dag
 
     def test_tries_again_unless_told_otherwise(self):
         assert make_group().assign.partial_kwargs["retries"] == 3
@@ -549,8 +666,13 @@ class TestTheGroup:
         [
             ({"map_up_to": -1}, "map_up_to must be a whole number"),
             ({"map_up_to": 1025}, r"Airflow maps at most 1,024 tasks \(\[core\] max_map_length\)"),
-            ({"write_back": "moves"}, "write_back must be a function"),
+            ({"write_back": "moves"}, "write_back must be a plain function"),
+            ({"write_back": SqlWriteBack}, "write_back must be a plain function"),
+            ({"write_back": later}, "write_back must be a plain function"),
+            ({"write_back": in_pieces}, "write_back must be a plain function"),
+            ({"write_back": as_task}, "write_back must be a plain function"),
             ({"approval": True}, "approval must be a dictionary"),
+            ({"approval": {"task_id": "ask"}}, "approval must be a dictionary .* without .*task_id"),
             ({"on_agent_refused": "skip"}, "on_agent_refused must be 'next' or 'fail'"),
             ({"on_conversation_not_found": "no"}, "on_conversation_not_found must be"),
             ({"max_run_age": 8}, "max_run_age must be a timedelta"),

@@ -17,7 +17,7 @@ from tests.task_groups.desk import GONE, NAMES, email, support_desk
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(Version(version("apache-airflow")) < Version("3.3"), reason="approvals differ before"),
+    pytest.mark.skipif(Version(version("apache-airflow")) < Version("3.1"), reason="approvals came with 3.1"),
 ]
 
 # That a worker was killed is noticed by these, after five minutes by default.
@@ -165,6 +165,7 @@ def test_where_all_agents_are_refused_it_fails_with_their_names_and_is_repaired(
     assert desk.is_handed_over(120)
 
 
+@pytest.mark.every_airflow
 class TestApproval:
     def test_approved_moves(self, start, desk):
         desk.open(*[GONE] * 10)
@@ -211,6 +212,7 @@ class TestApproval:
         assert desk.posted == []
         assert run.states("approval") == ["skipped"]
 
+    @pytest.mark.skipif(Version(version("apache-airflow")) < Version("3.3"), reason="the page differs before")
     def test_in_the_browser(self, start, desk, world, browser_page):
         desk.open(*[GONE] * 10)
         run = start("approved")
