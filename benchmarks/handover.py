@@ -27,7 +27,7 @@ WAYS = {
     "loop": "`@task` with a requests.Session loop",
     "http_mapped": "`HttpOperator`, mapped",
 }
-SIZES, ROUNDS = (200, 2000), 3
+SIZES, ROUNDS = (200, 2000), 2
 MOST_MAPPED = 1024
 
 

@@ -74,7 +74,7 @@ class Run:
 
     def published(self):
         summary = self._airflow.api(f"{self._task}/xcomEntries/return_value")["value"]
-        del summary["seconds"]
+        del summary["seconds"], summary["ended_at"]
         return summary
 
     def summary(self, try_number):

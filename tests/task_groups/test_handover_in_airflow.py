@@ -272,7 +272,10 @@ def test_two_in_a_dag_one_inside_a_group_with_a_pool_and_a_task_that_hangs_on_as
     states = {instance["task_id"]: instance["state"] for instance in found}
     assert states["after_assign"] == states["outer.one.summary"] == states["summary"] == "success"
     second = run.airflow.api(f"{run.path}/taskInstances/summary/xcomEntries/return_value")["value"]
-    assert (second["moved"], second["kept"]) == (0, size)  # though who is refused has room
+    assert second["moved"] + second["kept"] == size
+    assert (
+        second["moved"] <= size / 10
+    )  # what the next in line were given above their limits; not what chitra has room for
 
 
 def test_single_mapped_tasks_are_cleared(start, desk):
