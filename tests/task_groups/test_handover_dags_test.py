@@ -86,7 +86,7 @@ def test_a_dry_run_sends_nothing(world):
     code, log = run(dry_run=True)
     assert code == 0, log
     assert desk.posted == []
-    assert "A dry run: nothing was moved" in log
+    assert "A dry run, nothing moved: 20 to move, 0 kept." in log
 
 
 def test_a_run_that_is_too_old_moves_nothing_and_is_green(world):
