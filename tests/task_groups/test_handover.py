@@ -83,7 +83,7 @@ def support(workspace):
     return make
 
 
-@pytest.mark.parametrize("size", [1, 2, 100, 101, 300])
+@pytest.mark.parametrize("size", [1, 2, 100, 101, 5000])
 def test_any_size_is_handed_over_by_the_same_tasks(support, size):
     desk = support(*[GONE] * size)
     run = desk.run()
