@@ -142,6 +142,19 @@ def test_parsing_a_dag_loads_no_http_and_no_phone_library():
         assert not after & {"requests", "phonenumbers", "aiohttp"}
 
 
+def test_a_dag_with_a_hand_over_loads_no_routing_when_it_is_parsed():
+    parsed = """
+from datetime import datetime, timezone
+from airflow.providers.common.compat.sdk import DAG
+from splashify_provider.task_groups.handover import SplashifyHandoverTaskGroup
+with DAG("d", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=timezone.utc)):
+    SplashifyHandoverTaskGroup(shifts=[], conversations=[], write_back=print)
+"""
+    loaded = modules_after(parsed)
+    assert "splashify_provider.operators.plan" in loaded
+    assert not {name for name in loaded if name.startswith(("splashify_provider.routing", "splashify_provider.client"))}
+
+
 def test_importing_the_routing_loads_neither_airflow_nor_anything_slow():
     added = {name.split(".")[0] for name in modules_after("import splashify_provider.routing")}
     assert not added & {"airflow", "phonenumbers", "requests", "icalendar", "recurring_ical_events"}

@@ -248,9 +248,11 @@ def check_policy(policy: object) -> None:
     :param policy: The argument.
     :raises SplashifyConfigurationError: If it is none.
     """
+    if policy is None:  # a DAG that has no policy loads no routing when it is parsed
+        return
     from splashify_provider.routing.policy import RoutingPolicy
 
-    if policy is not None and not isinstance(policy, RoutingPolicy):
+    if not isinstance(policy, RoutingPolicy):
         raise SplashifyConfigurationError(
             f"policy must be a RoutingPolicy, as in RoutingPolicy(nobody_on_duty='leave'), not {redact(repr(policy))}."
         )
