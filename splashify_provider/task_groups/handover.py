@@ -13,9 +13,10 @@ from airflow.providers.common.compat.sdk import AirflowException, TaskGroup
 from splashify_provider.exceptions import SplashifyConfigurationError
 from splashify_provider.operators.base import check_choice, check_max_run_age, parse_flag
 from splashify_provider.operators.bulk import SplashifyPlannedAssignOperator
-from splashify_provider.operators.handover import SplashifyHandoverSummaryOperator, SplashifyWriteBackOperator
 from splashify_provider.operators.handover_state import HandoverTasks
 from splashify_provider.operators.plan import MARKDOWN, SplashifyPlanOperator, check_map_up_to, check_policy
+from splashify_provider.operators.summary import SplashifyHandoverSummaryOperator
+from splashify_provider.operators.write_back import SplashifyWriteBackOperator
 from splashify_provider.redaction import redact
 
 if TYPE_CHECKING:
