@@ -234,9 +234,8 @@ def _write(cursor: Any, statements: tuple[str, str, str], phone: str, holder: st
     written = 0
     for raw in found:
         if _is_same(raw, holder):
-            cursor.execute(
-                *((over_null, (agent or None, phone)) if raw is None else (over_text, (agent or None, phone, raw)))
-            )
+            row = (phone,) if raw is None else (phone, raw)
+            cursor.execute(over_null if raw is None else over_text, (agent or None, *row))
             written += cursor.rowcount != 0  # some drivers don't tell how many: -1 or None
     if written:
         return _WRITTEN

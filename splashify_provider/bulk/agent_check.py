@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+from splashify_provider.bulk.assignment import AGENT_REFUSED
 from splashify_provider.bulk.sender import assign_many
 from splashify_provider.exceptions import SplashifyError
 from splashify_provider.redaction import without_frames
@@ -38,7 +39,7 @@ def find_refused_agents(client: SplashifyClient, held: Mapping[str, Sequence[str
                 error = outcome.stopped_by or outcome.error
                 if error and (outcome.stopped_by or error.retryable):
                     raise error
-                if error and outcome.outcome in ("agent_not_found", "agent_inactive"):
+                if isinstance(error, AGENT_REFUSED):
                     refused[agent] = error
                 if error is None or agent in refused:  # anything else is about the customer
                     del left[agent]
