@@ -5,10 +5,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from datetime import timezone
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, conf
 
+from splashify_provider.bulk.preflight import MOST_ROWS
 from splashify_provider.bulk.sources import rows_of
 from splashify_provider.exceptions import RoutingError, SplashifyConfigurationError, SplashifyError
 from splashify_provider.operators.base import SplashifyOperator, due_at, parse_flag, skip_if_too_old
@@ -131,7 +133,7 @@ class SplashifyPlanOperator(SplashifyOperator):
     @without_frames(SplashifyError)  # their variables hold whole numbers
     def _plan(self, context: Mapping[str, Any]) -> tuple[Plan, list[dict[str, Any]]]:
         try:
-            conversations = list(rows_of(self.conversations, "conversations", ("user_phone_number",)))
+            conversations = _read(self.conversations, "conversations", "user_phone_number")
             _check_holders(conversations)
             plan = self._checked_plan(context, conversations)
         except RoutingError as error:  # the same rows would give the same error
@@ -143,7 +145,7 @@ class SplashifyPlanOperator(SplashifyOperator):
     def _checked_plan(self, context: Mapping[str, Any], conversations: list[Any]) -> Plan:
         from splashify_provider.routing.planner import plan_assignments  # not earlier: slow to load
 
-        shifts = list(rows_of(self.shifts, "shifts", ("agent_email",)))
+        shifts = _read(self.shifts, "shifts", "agent_email")
         at, region = due_at(context), self.hook.client.settings.default_region
         unavailable: dict[str, str] = {}
         checked: set[str] = set()
@@ -230,6 +232,17 @@ class SplashifyPlanOperator(SplashifyOperator):
         elif status == "empty":
             self.log.info("Nothing has to change.")
         self.log.info("%s", table.partition("\n")[0])  # again, since most viewers open at the end
+
+
+def _read(given: object, name: str, column: str) -> list[Any]:
+    """Read all rows of an argument, which a file may have without end. A CSV file must have the column."""
+    rows = list(islice(rows_of(given, name, (column,)), MOST_ROWS + 1))
+    if len(rows) > MOST_ROWS:
+        raise SplashifyConfigurationError(
+            f"There are more than {MOST_ROWS:,} {name}. Nothing was sent.\nGive only those that count at the moment of "
+            "the run."
+        )
+    return rows
 
 
 def _check_holders(conversations: list[Any]) -> None:

@@ -11,6 +11,7 @@ from airflow.providers.common.compat.sdk import DAG, AirflowFailException, TaskG
 from packaging.version import Version
 
 from splashify_provider.exceptions import ServerError, SplashifyConfigurationError
+from splashify_provider.operators import plan
 from splashify_provider.routing import RoutingPolicy, Shift, WeeklyShift
 from splashify_provider.sandbox.workspace import DEFAULT_KEY
 from splashify_provider.sql import SqlWriteBack
@@ -585,6 +586,16 @@ class TestThePlanIsReadFrom:
         run = desk.run(shifts=text)
         run.group.plan.conversations = str(csv)
         assert run()["moved"] == 1
+
+    @pytest.mark.parametrize("name", ["shifts", "conversations"])
+    def test_no_more_rows_than_anybody_has(self, support, monkeypatch, tmp_path, name):
+        monkeypatch.setattr(plan, "MOST_ROWS", 3)
+        rows = tmp_path / "rows"
+        rows.write_text('{"agent_email": "ada@example.com"}\n' * 4)
+        run = support(GONE).run()
+        setattr(run.group.plan, name, str(rows))
+        run()
+        assert str(run.errors["handover.plan"]).startswith(f"There are more than 3 {name}. Nothing was sent.\n")
 
     def test_nothing_that_is_no_list(self, support):
         run = support(GONE).run()
