@@ -12,7 +12,6 @@ import time
 import traceback
 from collections import Counter
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,6 +33,8 @@ from splashify_provider.hooks.splashify import SplashifyHook  # noqa: E402
 from splashify_provider.sandbox.server import Sandbox  # noqa: E402
 from splashify_provider.sandbox.workspace import DEFAULT_KEY  # noqa: E402
 from tests.airflow_server import airflow_environment  # noqa: E402
+
+pytest_plugins = ["tests.databases"]
 
 ADA, BEN, DAN = "ada@example.com", "ben@example.com", "dan@example.com"  # Dan is disabled
 PHONE = "12025550101"
@@ -139,6 +140,14 @@ def workspace(connect, monkeypatch):
         sandbox.__exit__(None, None, None)
 
 
+@pytest.fixture
+def support(workspace):
+    """Make a table of conversations with these holders, and Splashify with the same."""
+    from tests.task_groups.simulation import Support
+
+    return lambda *holders: Support(workspace, holders)
+
+
 class RedisServer:
     """Debian's redis-server on a port of its own."""
 
@@ -208,29 +217,6 @@ def airflow_cli(home, dags, **connections):
 
     assert airflow("db", "migrate").returncode == 0
     return airflow
-
-
-@pytest.fixture
-def postgres():
-    """A PostgreSQL server of its own, which Debian's packages run as the user postgres only."""
-    (*_, binaries) = [None, *sorted(Path("/usr/lib/postgresql").glob("*/bin"))]
-    if (binaries is None or os.getuid() != 0) and not os.environ.get("CI"):
-        pytest.skip("needs root and Debian's postgresql")
-    folder = Path(tempfile.mkdtemp(prefix="splashify-pg-"))
-    shutil.chown(folder, "postgres")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-
-    def server(program, *options):
-        command = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", str(binaries / program)]
-        subprocess.run([*command, *options], check=True, stdout=subprocess.DEVNULL, cwd=folder)
-
-    server("initdb", "-D", f"{folder}/data", "-A", "trust", "-U", "postgres")
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
-    server("pg_ctl", "-D", f"{folder}/data", "-o", options, "-l", f"{folder}/log", "-w", "start")
-    yield {"conn_type": "postgres", "host": "127.0.0.1", "port": port, "login": "postgres", "schema": "postgres"}
-    server("pg_ctl", "-D", f"{folder}/data", "-m", "immediate", "stop")
-    shutil.rmtree(folder)
 
 
 class RawServer:

@@ -6,15 +6,20 @@ Fast, and as true as its few rules; tests in a running Airflow show that these a
 from __future__ import annotations
 
 import json
-from datetime import datetime, timezone
+from collections import Counter
+from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 
 from airflow.providers.common.compat.sdk import DAG, AirflowSkipException
 
 from splashify_provider.task_groups.handover import SplashifyHandoverTaskGroup
+from tests.conftest import number
 from tests.operators.bulk_task import Store
 
 AT = datetime(2026, 11, 25, 13, 0, tzinfo=timezone.utc)
+HOUR = timedelta(hours=1)
+ON_DUTY = ("ada", "ben", "chitra", "gita")
+GONE = "zoe@example.com"
 
 
 def make_group(write_back=None, dag_arguments=None, **arguments):
@@ -144,3 +149,54 @@ class Run:
         if task_id == self.group.assign.task_id and len(found) > 1:
             return found
         return found[0] if found else None
+
+
+def email(name):
+    return f"{name}@example.com"
+
+
+def roster(*names, at=AT):
+    times = {"starts_at": (at - HOUR).isoformat(), "ends_at": (at + HOUR).isoformat()}
+    return [{"agent_email": email(name), **times} for name in names or ON_DUTY]
+
+
+class Support:
+    """A table of conversations, and Splashify with the same."""
+
+    def __init__(self, start, holders):
+        self.table = {f"+{number(index)}": holder for index, holder in enumerate(holders)}
+        chats = [{"user_phone_number": phone[1:], "agent_email": holder} for phone, holder in self.table.items()]
+        agents = [{"email": email(name)} for name in (*ON_DUTY, "zoe", "dora")]
+        _, self.sandbox, self.posted = start({"agents": agents, "conversations": chats})
+
+    def disable(self, *names):
+        for name in names:
+            self.sandbox.workspace.agents[email(name)].active = False
+
+    def enable(self, *names):
+        for name in names:
+            self.sandbox.workspace.agents[email(name)].active = True
+
+    @property
+    def conversations(self):
+        return [{"user_phone_number": phone, "agent_email": holder} for phone, holder in self.table.items()]
+
+    def write_back(self, moves):
+        for move in moves:
+            assert set(move) == {"user_phone_number", "from_agent", "agent_email"}
+            if self.table[move["user_phone_number"]] == move["from_agent"]:
+                self.table[move["user_phone_number"]] = move["agent_email"]
+
+    @property
+    def in_splashify(self):
+        chats = self.sandbox.workspace.conversations.values()
+        return {f"+{chat.user_phone_number}": chat.agent_email for chat in chats}
+
+    def holds(self):
+        """Count what agents hold, in the table and in Splashify alike."""
+        assert self.table == self.in_splashify
+        return Counter(self.table.values())
+
+    def run(self, due=AT, shifts=None, **arguments):
+        group = make_group(self.write_back, shifts=shifts or roster(), conversations=self.conversations, **arguments)
+        return Run(group, due)
