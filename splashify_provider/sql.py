@@ -17,6 +17,7 @@ from typing import Any
 
 from splashify_provider.exceptions import SplashifyConfigurationError
 from splashify_provider.redaction import mask_phone_number, plural, redact, safe_str, without_frames
+from splashify_provider.task_errors import retry_later
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +174,7 @@ class SqlWriteBack:
                 "A retry, or clearing this task, writes all moves; if that fails, too, correct table, phone_column, "
                 "agent_column, where or the connection first."
             )
-            raise _failed(what, error, remedy) from None
+            raise retry_later(f"{what} ({_said_by(error)}).", remedy) from None
         if results[_MISSING] == len(values) > 0:
             where = f" where {redact(self.where)}" if self.where else ""
             raise SplashifyConfigurationError(
@@ -196,7 +197,8 @@ class SqlWriteBack:
                 cursor.fetchall()
         except Exception as error:
             what = f"The table that moves are written back to can't be read (connection {self.conn_id!r}, {self.table})"
-            raise _failed(what, error, "Correct table, phone_column, agent_column or where.") from None
+            remedy = "Correct table, phone_column, agent_column or where."
+            raise retry_later(f"{what} ({_said_by(error)}).", remedy) from None
 
     def _hook(self) -> Any:
         from airflow.providers.common.compat.sdk import BaseHook  # not earlier: DAGs load this module
@@ -286,9 +288,6 @@ def _log(total: int, results: Counter[str]) -> None:
     log.info("%s.", "; ".join(filter(None, [written, rest])))
 
 
-def _failed(what: str, error: Exception, remedy: str) -> Exception:
-    """Return an error that Airflow retries, without what databases add on further lines: whole rows."""
-    from airflow.providers.common.compat.sdk import AirflowException
-
-    said = redact(safe_str(error).strip().partition("\n")[0])
-    return AirflowException(f"{what} ({type(error).__name__}: {said}).\n{remedy}")
+def _said_by(error: Exception) -> str:
+    """Name a database's error, without what it adds on further lines: whole rows."""
+    return f"{type(error).__name__}: {redact(safe_str(error).strip().partition(chr(10))[0])}"

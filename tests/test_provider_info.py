@@ -176,6 +176,7 @@ ORDER = (
     "get_provider_info",
     "redaction",
     "rate_limit",
+    "task_errors",
     "exceptions",
     "sql",
     "agent_email",
@@ -221,7 +222,7 @@ ORDER = (
 )
 # What these folders know of the rest of the package.
 KNOWN_TO = {
-    "bulk": {"agent_email", "client", "exceptions", "rate_limit", "redaction"},  # not the hook
+    "bulk": {"agent_email", "client", "exceptions", "rate_limit", "redaction", "task_errors"},  # not the hook
     "routing": {"agent_email", "exceptions", "phone_numbers", "redaction"},  # not Splashify
     "sandbox": {"agent_email", "exceptions", "rate_limit", "redaction"},
 }

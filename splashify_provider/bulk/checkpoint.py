@@ -9,12 +9,13 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowException
-
 from splashify_provider.redaction import redact
+from splashify_provider.task_errors import retry_later
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from airflow.providers.common.compat.sdk import AirflowException
 
     from splashify_provider.bulk.assignment import Assignment, AssignmentOutcome
     from splashify_provider.exceptions import Outcome
@@ -214,10 +215,3 @@ def _unusable(what: str, error: Exception) -> AirflowException:
         "conversation could stay with the wrong agent. This try has sent nothing.",
         "A retry tries again; if this lasts, look at Airflow's API server.",
     )
-
-
-def retry_later(reason: str, remedy: str) -> AirflowException:
-    """Return an error that Airflow retries, and log it: its UI shows the stack trace below an exception's text."""
-    log.error("%s", reason)
-    log.error("%s", remedy)
-    return AirflowException(f"{reason}\n{remedy}")

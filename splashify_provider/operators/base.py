@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import (
-    AirflowFailException,
     AirflowNotFoundException,
     AirflowSkipException,
     BaseOperator,
@@ -26,6 +25,7 @@ from splashify_provider.exceptions import (
 )
 from splashify_provider.redaction import redact
 from splashify_provider.retry_policy import DEFAULT_RETRY_POLICY
+from splashify_provider.task_errors import fail_at_once, log_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -113,13 +113,11 @@ class SplashifyOperator(BaseOperator):
         if isinstance(failure, ConversationNotFoundError) and self.on_conversation_not_found == "skip":
             raise AirflowSkipException(failure.reason + " There is nothing to do.")
         text = str(failure) if failure.retryable else _with_what_to_clear(failure)
-        # Logged as well: Airflow 3's UI puts the stack trace below the exception's text. The trace into the hook would
-        # add nothing but its variables, a whole phone number among them.
-        for line in text.splitlines():
-            self.log.error("%s", line)
         if failure.retryable:
+            log_lines(text)
             raise failure
-        raise AirflowFailException(text) from failure.with_traceback(None)
+        # The trace into the hook would add nothing but its variables, a whole phone number among them.
+        raise fail_at_once(text) from failure.with_traceback(None)
 
 
 def _with_what_to_clear(error: SplashifyError) -> str:

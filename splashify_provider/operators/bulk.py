@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.providers.common.compat.sdk import AirflowSkipException
 
 from splashify_provider.bulk.assignment import label_of
-from splashify_provider.bulk.checkpoint import Checkpoint, retry_later
+from splashify_provider.bulk.checkpoint import Checkpoint
 from splashify_provider.bulk.preflight import CheckedRows, check_limits, check_rows
 from splashify_provider.bulk.progress import Progress
 from splashify_provider.bulk.report import Report
@@ -20,6 +20,7 @@ from splashify_provider.exceptions import SplashifyConfigurationError, Splashify
 from splashify_provider.operators.base import SplashifyOperator, check_choice, map_index_of, skip_if_too_old
 from splashify_provider.redaction import plural, redact
 from splashify_provider.retry_policy import DEFAULT_RETRY_POLICY
+from splashify_provider.task_errors import retry_later
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

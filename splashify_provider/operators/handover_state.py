@@ -73,8 +73,13 @@ class Handover:
 
     @property
     def sources(self) -> str:
-        """The tasks that the plan gets its rows from, for a sentence."""
+        """The tasks to clear for a new plan, for a sentence: those that pull, if there are any."""
         return ", ".join(self._tasks.sources) or self._tasks.plan
+
+    @property
+    def what_plans(self) -> str:
+        """The tasks that a plan comes from, for a sentence."""
+        return ", ".join([*self._tasks.sources, self._tasks.plan])
 
     @property
     def _is_skipped(self) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
+from airflow.providers.common.compat.sdk import BaseOperator
 
 from splashify_provider.operators.handover_state import Handover
 from splashify_provider.operators.plan import WHY_LEFT_OUT
 from splashify_provider.redaction import plural, redact
+from splashify_provider.task_errors import fail_at_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -49,10 +50,10 @@ class SplashifyHandoverSummaryOperator(BaseOperator):
         context["ti"].xcom_push(key="return_value", value=summary.counts)
         for line in summary.lines:
             self.log.info("%s", line)
+        if summary.failures:
+            raise fail_at_once("\n".join([" ".join(summary.failures), *summary.what_to_do]))
         for line in summary.what_to_do:
             self.log.warning("%s", line)
-        if summary.failures:
-            raise AirflowFailException("\n".join([" ".join(summary.failures), *summary.what_to_do]))
         return summary.counts
 
 
@@ -86,7 +87,7 @@ class Summary:
         """What failed, in sentences."""
         handover = self._handover
         if handover.has_no_plan:
-            reason = handover.plan.get("reason") or f"see {handover.sources}, and the task that plans."
+            reason = handover.plan.get("reason") or f"see the log of {handover.what_plans}."
             return [f"There is no plan: {reason}"]
         if handover.has_no_answer:
             return ["Nothing was moved: the approval failed or timed out."]
@@ -153,11 +154,12 @@ class Summary:
         remedies += [remedy for remedy in dict.fromkeys(others) if remedy][:_MOST_SHOWN]
         if self._handover.too_old:
             remedies.append("Trigger a new run: this one is too old to move anything.")
-        if not self._handover.has_no_plan:
-            remedies.append(
-                "After a change in Splashify, or none: clear the failed tasks of this run (Clear, Only Failed). What "
-                "is done is not sent again."
-            )
+        if self._handover.has_no_plan:
+            return [f"Fix that, then clear {self._handover.sources} with Downstream, for a new plan."]
+        remedies.append(
+            "After a change in Splashify, or none: clear the failed tasks of this run (Clear, Only Failed). What is "
+            "done is not sent again."
+        )
         again = f"After a change of your rows: clear {self._handover.sources} with Downstream, for a new plan."
         return [*remedies, again]
 

@@ -7,10 +7,11 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, BaseOperator
+from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
 
 from splashify_provider.operators.handover_state import Handover
 from splashify_provider.redaction import plural
+from splashify_provider.task_errors import fail_at_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -58,11 +59,11 @@ class SplashifyWriteBackOperator(BaseOperator):
         """
         handover = Handover(context, self.tasks)
         if handover.has_no_plan:
-            raise AirflowFailException("There is no plan, so nothing can be written back.\nSee what failed before it.")
+            raise fail_at_once("There is no plan, so nothing can be written back.\nSee what failed before it.")
         made = len(handover.made())  # not kept here: a frame's variables may be shown
         age = datetime.now(timezone.utc) - handover.ended_at if handover.ended_at else None
         if made and age and self.max_run_age and age > self.max_run_age:
-            raise AirflowFailException(
+            raise fail_at_once(
                 f"{plural(made, 'move')} made longer than max_run_age ago: not written any more, since newer runs "
                 "have planned since.\nIf the table lacks them, correct it by hand, and mark this task as success."
             )
@@ -71,7 +72,7 @@ class SplashifyWriteBackOperator(BaseOperator):
             written = self._write(handover, context.get("task_state_store"))
             context["ti"].xcom_push(key="return_value", value=written)  # which a failing task doesn't return
         if handover.undone:
-            raise AirflowFailException(
+            raise fail_at_once(
                 f"{plural(handover.undone, 'move')} of the plan not done; {made:,} done and handed to write_back.\n"
                 "Clear the failed tasks of this run once their cause is gone. This one is among them, to write what "
                 "they will have done."
