@@ -69,6 +69,9 @@ class Run:
         self._airflow.api(self._task, {"new_state": "failed"}, "PATCH")
 
     def clear(self):
+        # A run that the scheduler is about to end would stay ended, with its cleared task waiting for ever.
+        run = f"/dags/handover/dagRuns/{self._id}"
+        self._airflow.wait_for(run, lambda answer: answer["state"] in ("success", "failed"), 60)
         body = {"dag_run_id": self._id, "task_ids": ["assign"], "only_failed": False, "dry_run": False}
         self._airflow.api("/dags/handover/clearTaskInstances", body)
 
